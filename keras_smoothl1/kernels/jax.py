@@ -1,0 +1,58 @@
+"""JAX: `reference`, with the closed-form slope as its derivative.
+
+`keras.ops.custom_gradient` knows only reverse mode. A rule for forward mode, which JAX
+transposes by itself, gives `grad`, `jvp`, `vmap` and `hessian` alike. It must match
+`reference.value`, `reference.slope` and `reference.bend`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as xp
+from jax.custom_derivatives import SymbolicZero
+
+from keras_smoothl1.kernels import reference
+from keras_smoothl1.kernels.reference import Tensor
+
+__all__ = ["smooth_l1", "xp"]
+
+
+def smooth_l1(error: Tensor, beta: Any) -> Tensor:
+    return _value(error, xp.asarray(beta, dtype=error.dtype))
+
+
+@jax.custom_jvp
+def _value(error: Tensor, beta: Tensor) -> Tensor:
+    return reference.value(error, beta, xp)
+
+
+@jax.custom_jvp
+def _slope(error: Tensor, beta: Tensor) -> Tensor:
+    return reference.slope(error, beta, xp)
+
+
+def _value_rule(primals: Any, tangents: Any) -> tuple[Tensor, Tensor]:
+    slope = _slope(*primals)
+    by_beta = -0.5 * slope * slope
+    return _value(*primals), _tangent(slope, by_beta, tangents)
+
+
+def _slope_rule(primals: Any, tangents: Any) -> tuple[Tensor, Tensor]:
+    error, beta = primals
+    slope, bend = _slope(error, beta), reference.bend(error, beta, xp)
+    return slope, _tangent(bend, -slope * bend, tangents)
+
+
+def _tangent(by_error: Tensor, by_beta: Tensor, tangents: Any) -> Tensor:
+    # A constant beta has a symbolic zero: its term must not reach the compiler, which
+    # may not drop a multiplication by 0.
+    terms = [
+        derivative * tangent
+        for derivative, tangent in zip((by_error, by_beta), tangents, strict=True)
+        if not isinstance(tangent, SymbolicZero)
+    ]
+    return sum(terms[1:], start=terms[0])
+
+
+_value.defjvp(_value_rule, symbolic_zeros=True)
+_slope.defjvp(_slope_rule, symbolic_zeros=True)

@@ -1,0 +1,59 @@
+"""PyTorch: `reference`, with the closed-form slope as its derivative.
+
+`keras.ops.custom_gradient` differentiates once and cannot be used under `torch.func`.
+A function with a `setup_context` can be, and one whose derivative is such a function
+again has a second derivative. They must match `reference.value`, `reference.slope` and
+`reference.bend`. There is no `jvp`, since `torch.compile` refuses functions with one.
+"""
+
+from typing import Any
+
+import torch
+import torch as xp
+
+from keras_smoothl1.kernels import reference
+from keras_smoothl1.kernels.reference import Tensor
+
+__all__ = ["smooth_l1", "xp"]
+
+
+def smooth_l1(error: Tensor, beta: Any) -> Tensor:
+    beta = torch.as_tensor(beta, dtype=error.dtype, device=error.device)
+    return _Value.apply(error, beta)
+
+
+class _OfErrorAndBeta(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+
+class _Value(_OfErrorAndBeta):
+    @staticmethod
+    def forward(error: Tensor, beta: Tensor) -> Tensor:
+        return reference.value(error, beta, xp)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
+        slope = _Slope.apply(*ctx.saved_tensors)
+        by_beta = _total(ctx, upstream * slope * slope * -0.5)
+        return upstream * slope, by_beta
+
+
+class _Slope(_OfErrorAndBeta):
+    @staticmethod
+    def forward(error: Tensor, beta: Tensor) -> Tensor:
+        return reference.slope(error, beta, xp)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
+        error, beta = ctx.saved_tensors
+        by_error = upstream * reference.bend(error, beta, xp)
+        by_beta = _total(ctx, -by_error * _Slope.apply(error, beta))
+        return by_error, by_beta
+
+
+def _total(ctx: Any, by_beta: Tensor) -> Tensor | None:
+    return by_beta.sum() if ctx.needs_input_grad[1] else None

@@ -1,0 +1,229 @@
+"""SmoothL1Loss and smooth_l1_loss."""
+
+from typing import Any
+
+import keras
+
+from keras_smoothl1 import reduction as reductions
+from keras_smoothl1 import validation
+from keras_smoothl1.keras_internals import get_keras_mask
+from keras_smoothl1.validation import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_smoothl1")
+class SmoothL1Loss(keras.losses.Loss):
+    """Computes the Smooth L1 loss between `y_true` and `y_pred`.
+
+    It is quadratic for errors below `beta` and linear above, so that an outlier pulls
+    no harder than any other large error:
+
+    ```
+    loss = 0.5 * (y_pred - y_true)**2 / beta    if |y_pred - y_true| < beta
+         = |y_pred - y_true| - 0.5 * beta       otherwise
+    ```
+
+    See: [Fast R-CNN](https://arxiv.org/abs/1504.08083), where `beta = 1 / sigma**2`.
+
+    It is `keras.losses.Huber(delta=beta)` divided by `beta`: the slope of a large error
+    is 1 whatever `beta` is, and as `beta` goes to 0 the loss becomes the absolute
+    error.
+
+    With `reduce_dims=None` each element counts by itself. Keras's own losses average
+    over the last axis first, which `reduce_dims=-1` does too. The means are the same;
+    with `reduction="sum"`, and with no reduction, the results differ.
+
+    Weights and masks belong to elements. In `loss(y_true, y_pred, sample_weight)`, a
+    `sample_weight` of shape `()`, `(batch,)`, `(batch, d0)` and so on up to the shape
+    of `y_pred`, with 1 allowed for any dimension, lines up with `y_pred` from the left.
+    So does the mask that `Masking` or `Embedding(mask_zero=True)` leaves on `y_pred`.
+    A masked element never counts. An element that is masked or has weight 0 has loss 0
+    and slope 0 even where its target or prediction is NaN.
+
+    Args:
+        beta: The error at which the loss turns from quadratic to linear, in the unit of
+            `y_pred`. A positive number, or a sequence of them, one for each entry of
+            the last axis of `y_pred`. Defaults to `1.0`.
+        reduction: How the losses become one number. `"sum_over_batch_size"` (the
+            default), `"mean"` and `"auto"` sum the weighted losses and divide by how
+            many are not masked; `"mean_with_sample_weight"` divides by the sum of the
+            weights; `"sum"` only sums; `None` and `"none"` do nothing. A mean of
+            nothing is 0.
+        reduce_dims: `None`, an int or a sequence of ints. The losses are averaged over
+            these dimensions before the reduction: for images of shape
+            `(batch, channels, height, width)`, `(1, 2, 3)` makes one loss of each
+            image. Defaults to `None`.
+        keepdims: Whether the dimensions in `reduce_dims` stay as size 1. Defaults to
+            `True`.
+        name: Optional name for the loss instance.
+        dtype: The dtype of the result: `"float16"`, `"bfloat16"`, `"float32"`,
+            `"float64"` or a `keras.DTypePolicy`. The first two are computed in float32
+            and rounded once, at the end. Defaults to `None`, which means
+            `keras.backend.floatx()`.
+
+    Returns:
+        From `loss(y_true, y_pred, sample_weight=None)`, a scalar. Without a reduction,
+        the weighted losses in the shape of `y_pred`, where `reduce_dims` have size 1 or
+        are dropped. `y_true` has the shape of `y_pred`; a trailing dimension of 1 may
+        be missing on either.
+
+    Raises:
+        TypeError: if `beta` or `reduce_dims` is of another type, or, when called, if an
+            argument is not made of real numbers.
+        ValueError: if `beta`, `reduction`, `reduce_dims` or `dtype` is none of the
+            above, or, when called, if shapes do not fit.
+
+    Example:
+
+    >>> y_true = [[0.0, 1.0], [0.0, 0.0]]
+    >>> y_pred = [[0.5, 1.0], [3.0, 0.0]]
+    >>> float(SmoothL1Loss()(y_true, y_pred))
+    0.65625
+    >>> SmoothL1Loss(reduction=None)(y_true, y_pred).tolist()
+    [[0.125, 0.0], [2.5, 0.0]]
+
+    With the `compile()` API:
+
+    >>> model = keras.Sequential([keras.layers.Dense(4)])
+    >>> model.compile(optimizer="adam", loss=SmoothL1Loss(beta=1 / 9))
+    """
+
+    def __init__(
+        self,
+        beta: Any = 1.0,
+        reduction: str | None = "sum_over_batch_size",
+        reduce_dims: Any = None,
+        keepdims: bool = True,
+        name: str | None = "smooth_l1_loss",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            name=validation.standardize_name(name),
+            reduction=validation.standardize_reduction(reduction),
+            dtype=dtype,
+        )
+        validation.check_dtype(self.dtype)
+        self._computing_dtype = validation.computing_dtype(self.dtype)
+        self.beta = validation.standardize_beta(beta, self._computing_dtype)
+        self.reduce_dims = validation.standardize_reduce_dims(reduce_dims)
+        self.keepdims = validation.standardize_keepdims(keepdims)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        mask = get_keras_mask(y_pred)
+        with keras.name_scope(self.name):
+            return self._reduced(y_true, y_pred, sample_weight, mask, self.reduction)
+
+    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+        """Returns the losses before weights, mask and reduction."""
+        return self._reduced(y_true, y_pred, None, None, None)
+
+    def _reduced(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        mask: Any,
+        reduction: str | None,
+    ) -> Tensor:
+        losses, weight, mask = reductions.weighted_losses(
+            y_true,
+            y_pred,
+            self.beta,
+            sample_weight,
+            mask,
+            self._computing_dtype,
+        )
+        result = reductions.reduce(
+            losses, weight, mask, reduction, self.reduce_dims, self.keepdims
+        )
+        return keras.ops.cast(result, self.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "beta": validation.to_json(self.beta),
+            "reduction": self.reduction,
+            "reduce_dims": validation.to_json(self.reduce_dims),
+            "keepdims": self.keepdims,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keras would pickle a whole model archive, which a loss cannot be read from.
+        return type(self).from_config, (self.get_config(),)
+
+    def __repr__(self) -> str:
+        return validation.show(self)
+
+
+@keras.saving.register_keras_serializable("keras_smoothl1")
+def smooth_l1_loss(
+    y_true: Any,
+    y_pred: Any,
+    beta: Any = 1.0,
+    reduce_dims: Any = None,
+    keepdims: bool = True,
+) -> Tensor:
+    """Computes the Smooth L1 loss of each element, or its mean over some dimensions.
+
+    ```
+    loss = 0.5 * (y_pred - y_true)**2 / beta    if |y_pred - y_true| < beta
+         = |y_pred - y_true| - 0.5 * beta       otherwise
+    ```
+
+    See: [Fast R-CNN](https://arxiv.org/abs/1504.08083), where `beta = 1 / sigma**2`.
+
+    The function knows no weights and ignores masks; `SmoothL1Loss` applies both. With
+    sample weights pass `SmoothL1Loss` to `compile()`, not this function: Keras lines
+    its weights up with what the function returns.
+
+    Args:
+        y_true: The targets, in the shape of `y_pred`. A trailing dimension of 1 may be
+            missing on either.
+        y_pred: The predictions, of any shape.
+        beta: The error at which the loss turns from quadratic to linear, in the unit of
+            `y_pred`. A positive number; a sequence of them, one for each entry of the
+            last axis of `y_pred`; or a scalar tensor, by which the loss is then
+            differentiable. Defaults to `1.0`.
+        reduce_dims: `None`, an int or a sequence of ints: the dimensions to average
+            over. Defaults to `None`, one loss for each element.
+        keepdims: Whether the dimensions in `reduce_dims` stay as size 1. Defaults to
+            `True`.
+
+    Returns:
+        The losses, in the dtype of `y_pred` and its shape, where `reduce_dims` have
+        size 1 or are dropped.
+
+    Raises:
+        TypeError: if `beta` or `reduce_dims` is of another type, or if `y_true` or
+            `y_pred` is not made of real numbers.
+        ValueError: if `beta` or `reduce_dims` is out of range, or shapes do not fit.
+
+    Example:
+
+    >>> y_true = [[0.0, 1.0], [0.0, 0.0]]
+    >>> y_pred = [[0.5, 1.0], [3.0, 0.0]]
+    >>> smooth_l1_loss(y_true, y_pred).tolist()
+    [[0.125, 0.0], [2.5, 0.0]]
+    >>> smooth_l1_loss(y_true, y_pred, reduce_dims=-1).tolist()
+    [[0.0625], [1.25]]
+    """
+    y_pred = validation.convert_to_tensor(y_pred, None, "y_pred")
+    dtype = validation.result_dtype(y_pred)
+    computing_dtype = validation.computing_dtype(dtype)
+    losses, _, _ = reductions.weighted_losses(
+        y_true,
+        y_pred,
+        validation.beta_or_tensor(beta, computing_dtype),
+        None,
+        None,
+        computing_dtype,
+    )
+    result = reductions.reduce(
+        losses,
+        None,
+        None,
+        None,
+        validation.standardize_reduce_dims(reduce_dims),
+        validation.standardize_keepdims(keepdims),
+    )
+    return keras.ops.cast(result, dtype)

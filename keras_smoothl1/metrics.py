@@ -1,0 +1,109 @@
+"""SmoothL1Error."""
+
+from typing import Any
+
+import keras
+
+from keras_smoothl1 import reduction, validation
+from keras_smoothl1.keras_internals import get_keras_mask
+
+
+@keras.saving.register_keras_serializable("keras_smoothl1")
+class SmoothL1Error(keras.metrics.Metric):
+    """Computes the mean Smooth L1 loss over all elements seen since the last reset.
+
+    With sample weights it is the weighted mean: the sum of the weighted losses, divided
+    by the sum of the weights spread over the elements. Masked elements do not count.
+    Weights and masks line up as they do in `SmoothL1Loss`.
+
+    Args:
+        beta: The error at which the loss turns from quadratic to linear, in the unit of
+            `y_pred`. A positive number, or a sequence of them, one for each entry of
+            the last axis of `y_pred`. Defaults to `1.0`.
+        name: Optional name for the metric instance.
+        dtype: The dtype of the result, as for `SmoothL1Loss`. Defaults to `None`, which
+            means `keras.backend.floatx()`.
+
+    Returns:
+        From `result()`, a scalar; 0 when nothing has been counted.
+
+    Raises:
+        TypeError: if `beta` is of another type, or, when called, if an argument is not
+            made of real numbers.
+        ValueError: if `beta` or `dtype` is none of the above, or, when called, if
+            shapes do not fit.
+
+    Example:
+
+    >>> metric = SmoothL1Error(beta=0.5)
+    >>> metric.update_state([[0.0, 1.0]], [[0.25, 1.0]])
+    >>> metric.update_state([[0.0, 0.0]], [[3.0, 0.0]])
+    >>> float(metric.result())
+    0.703125
+
+    With the `compile()` API:
+
+    >>> model = keras.Sequential([keras.layers.Dense(4)])
+    >>> model.compile(loss="mse", metrics=[SmoothL1Error(beta=1 / 9)])
+    """
+
+    def __init__(
+        self,
+        beta: Any = 1.0,
+        name: str | None = "smooth_l1_error",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=validation.standardize_name(name), dtype=dtype)
+        validation.check_dtype(self.dtype)
+        self._computing_dtype = validation.computing_dtype(self.dtype)
+        self.beta = validation.standardize_beta(beta, self._computing_dtype)
+        # Not in float16: it cannot count beyond 2048.
+        self.total, self.count = (
+            self.add_variable((), "zeros", dtype=self._computing_dtype, name=name)
+            for name in ("total", "count")
+        )
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Adds a batch.
+
+        Args:
+            y_true: The targets, in the shape of `y_pred`. A trailing dimension of 1
+                may be missing on either.
+            y_pred: The predictions, of any shape.
+            sample_weight: Optional weights that line up with `y_pred` from the left.
+        """
+        losses, weight, mask = reduction.weighted_losses(
+            y_true,
+            y_pred,
+            self.beta,
+            sample_weight,
+            get_keras_mask(y_pred),
+            self._computing_dtype,
+        )
+        counted = mask if weight is None else weight
+        count = reduction.spread_sum(counted, losses)
+        self.total.assign_add(keras.ops.sum(losses))
+        self.count.assign_add(keras.ops.cast(count, losses.dtype))
+
+    def result(self) -> Any:
+        mean = reduction.divide(self.total.value, self.count.value)
+        return keras.ops.cast(mean, self.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "beta": validation.to_json(self.beta),
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What Keras would pickle forgets what the metric has seen.
+        seen = [keras.ops.convert_to_numpy(variable) for variable in self.variables]
+        return type(self).from_config, (self.get_config(),), seen
+
+    def __setstate__(self, seen: list[Any]) -> None:
+        for variable, value in zip(self.variables, seen, strict=True):
+            variable.assign(value)
+
+    def __repr__(self) -> str:
+        return validation.show(self)

@@ -1,0 +1,125 @@
+"""From elementwise losses to one number: weights, masks, and what a mean divides by.
+
+Weights and masks belong to elements. They line up with y_pred from the left and are
+spread over the dimensions that they lack on the right. A masked element never counts;
+an element of weight 0 counts, with a loss of 0. Both have slope 0, whatever their
+target or prediction is.
+
+Here `weight` and `mask` are None or have y_pred's rank, with 1 for any dimension that
+they are to be spread over. `mask` is boolean, True for the elements that count.
+"""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_smoothl1 import validation
+from keras_smoothl1.keras_internals import scale_loss_for_distribution
+from keras_smoothl1.kernels import smooth_l1, xp
+from keras_smoothl1.validation import Tensor
+
+
+def line_up(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
+    """Gives a weight or mask y_pred's rank, by dimensions of 1 on the right."""
+    shape, of_pred = validation.static_shape(x), validation.static_shape(y_pred)
+    if shape is None or of_pred is None:
+        return x
+    if len(shape) == len(of_pred) + 1 and shape[-1] == 1:
+        x, shape = ops.squeeze(x, axis=-1), shape[:-1]
+    fits = len(shape) <= len(of_pred) and all(
+        size in (1, None) or of in (size, None)
+        for size, of in zip(shape, of_pred, strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} must line up with y_pred from the left: each of its dimensions "
+            "must be y_pred's or 1, and only the last ones may be missing. "
+            f"Received: {name} of shape {shape}, y_pred of shape {of_pred}"
+        )
+    return x[(..., *(None,) * (len(of_pred) - len(shape)))]
+
+
+def weighted_losses(
+    y_true: Any, y_pred: Any, beta: Any, sample_weight: Any, mask: Any, dtype: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the elementwise losses times their weights, the weights and the mask.
+
+    All are computed in dtype. What is masked or weighs 0 is taken out before the loss
+    sees it, not multiplied away after: 0 times NaN is NaN, in the loss as in its
+    gradient.
+    """
+    y_pred = validation.convert_to_tensor(y_pred, dtype, "y_pred")
+    y_true = validation.convert_to_tensor(y_true, dtype, "y_true")
+    y_true = validation.fit_y_true(y_true, y_pred)
+    validation.check_beta_for(beta, y_pred)
+    error = y_pred - y_true
+    weight = counts = None
+    if mask is not None:
+        mask = line_up(ops.convert_to_tensor(mask, dtype="bool"), y_pred, "mask")
+        counts = mask
+    if sample_weight is not None:
+        weight = validation.convert_to_tensor(sample_weight, dtype, "sample_weight")
+        weight = line_up(weight, y_pred, "sample_weight")
+        if mask is not None:
+            weight = xp.where(mask, weight, xp.zeros_like(weight))
+        counts = weight != 0
+    if counts is not None:
+        error = xp.where(counts, error, xp.zeros_like(error))
+    losses = smooth_l1(error, beta)
+    return losses if weight is None else losses * weight, weight, mask
+
+
+def reduce(
+    losses: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    reduction: str | None,
+    reduce_dims: validation.ReduceDims,
+    keepdims: bool,
+) -> Tensor:
+    """Averages over `reduce_dims`, then reduces what is left by `reduction`.
+
+    `losses`, `weight` and `mask` are as `weighted_losses` returns them, the settings as
+    `validation` does.
+    """
+    axes = validation.standardize_axes(reduce_dims, losses)
+    by_weight = reduction == "mean_with_sample_weight" and weight is not None
+    if axes:
+        size = spread_sum(mask, losses, axes)
+        if by_weight:
+            weight = divide(spread_sum(weight, losses, axes), size)
+        losses = divide(ops.sum(losses, axis=axes, keepdims=True), size)
+        mask = None if mask is None else size > 0
+    if reduction in (None, "none"):
+        return losses if keepdims or not axes else ops.squeeze(losses, axis=axes)
+    total = ops.sum(losses)
+    if reduction == "sum":
+        return total
+    mean = divide(total, spread_sum(weight if by_weight else mask, losses))
+    return scale_loss_for_distribution(mean)
+
+
+def spread_sum(x: Tensor, like: Tensor, axes: tuple[int, ...] | None = None) -> Any:
+    """Sums a weight or mask over axes, as if it were spread to the shape of `like`.
+
+    None stands for ones. With axes the reduced dimensions stay as size 1, without them
+    the sum is a scalar.
+    """
+    sizes = ops.shape(like)
+    every = tuple(range(len(sizes))) if axes is None else axes
+    if x is None:
+        return math.prod(sizes[axis] for axis in every)
+    repeats = math.prod(sizes[axis] for axis in every if x.shape[axis] == 1)
+    total = ops.sum(ops.cast(x, like.dtype), axis=axes, keepdims=axes is not None)
+    return total * ops.convert_to_tensor(repeats, dtype=like.dtype)
+
+
+def divide(total: Tensor, size: Any) -> Tensor:
+    """Returns total / size, and 0 where there is nothing to average."""
+    if isinstance(size, int):
+        return total / max(size, 1)
+    size = ops.cast(size, total.dtype)
+    nothing = size == 0
+    quotient = total / xp.where(nothing, xp.ones_like(size), size)
+    return xp.where(nothing, xp.zeros_like(quotient), quotient)

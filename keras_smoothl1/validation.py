@@ -1,0 +1,264 @@
+"""What the arguments may be, and the errors for what they may not."""
+
+import operator
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import keras
+import numpy as np
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+Beta = float | tuple[float, ...]
+ReduceDims = int | tuple[int, ...] | None
+
+SMALLEST_NORMAL = {
+    dtype: float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")
+}
+REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
+
+
+def standardize_beta(beta: Any, dtype: str) -> Beta:
+    """Returns beta as a float, or as a tuple of floats for a sequence.
+
+    It must be computable with in dtype: 1 / beta must be a normal number like beta.
+    """
+    plain = beta.tolist() if isinstance(beta, np.ndarray) else beta
+    members = plain if _is_sequence(plain) else (plain,)
+    if len(members) == 0:
+        raise ValueError(
+            "beta must have one number for each entry of y_pred's last axis. "
+            f"Received an empty sequence: beta={beta!r}"
+        )
+    for member in members:
+        if not isinstance(member, Real) or isinstance(member, bool):
+            raise TypeError(
+                "beta must be a positive number, or a flat sequence of positive "
+                "numbers, one for each entry of y_pred's last axis. "
+                f"Received: beta={beta!r} of type {type(beta).__name__}"
+            )
+    numbers = tuple(_to_float(member) for member in members)
+    _check_beta_range(numbers, dtype, beta)
+    return numbers if _is_sequence(plain) else numbers[0]
+
+
+def _to_float(number: Real) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an int beyond the range of a float
+        return float("inf")
+
+
+def _check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> None:
+    smallest = SMALLEST_NORMAL[dtype]
+    for number in numbers:
+        if smallest <= number <= 1 / smallest:
+            continue
+        reason = (
+            "For beta=0, the absolute error, use keras.losses.MeanAbsoluteError."
+            if number == 0
+            else f"In {dtype} it can be from {smallest:.3g} to {1 / smallest:.3g}."
+        )
+        raise ValueError(
+            "beta must be positive and finite, and neither beta nor 1 / beta may be "
+            f"too small for the dtype. {reason} Received: beta={received!r}"
+        )
+
+
+def beta_or_tensor(beta: Any, dtype: str) -> Any:
+    """Like standardize_beta, but a scalar tensor is returned as a tensor of dtype."""
+    if not (keras.ops.is_tensor(beta) or isinstance(beta, keras.Variable)):
+        return standardize_beta(beta, dtype)
+    if len(beta.shape) > 0:
+        raise ValueError(
+            "beta must be a scalar where it is a tensor; for one beta for each output "
+            f"pass a list of numbers. Received: beta of shape {tuple(beta.shape)}"
+        )
+    return convert_to_tensor(beta, dtype, "beta")
+
+
+def check_beta_for(beta: Any, y_pred: Tensor) -> None:
+    """Raises unless beta, where it is made of numbers, fits y_pred's dtype and shape.
+
+    The dtype is what the backend made of the one asked for: JAX has no float64 unless
+    it is told to.
+    """
+    if not isinstance(beta, float | tuple):
+        return
+    numbers = beta if isinstance(beta, tuple) else (beta,)
+    _check_beta_range(numbers, keras.backend.standardize_dtype(y_pred.dtype), beta)
+    shape = static_shape(y_pred)
+    if isinstance(beta, float) or shape is None:
+        return
+    if not shape or shape[-1] not in (None, len(beta)):
+        raise ValueError(
+            "beta must have one number for each entry of y_pred's last axis. Received: "
+            f"beta={beta!r} of length {len(beta)}, y_pred of shape {shape}"
+        )
+
+
+def standardize_reduction(reduction: Any) -> str | None:
+    """Returns the reduction, `"auto"` under its usual name."""
+    if reduction is None or (isinstance(reduction, str) and reduction in REDUCTIONS):
+        return reduction
+    if isinstance(reduction, str) and reduction == "auto":
+        return "sum_over_batch_size"
+    raise ValueError(
+        f"reduction must be None or one of {', '.join(map(repr, REDUCTIONS))}. "
+        f"Received: reduction={reduction!r}"
+    )
+
+
+def standardize_reduce_dims(reduce_dims: Any) -> ReduceDims:
+    """Returns None, an int or a tuple of ints, none of them twice."""
+    if reduce_dims is None:
+        return None
+    plain = reduce_dims.tolist() if isinstance(reduce_dims, np.ndarray) else reduce_dims
+    if not _is_sequence(plain):
+        return _integer(plain, reduce_dims)
+    axes = tuple(_integer(axis, reduce_dims) for axis in plain)
+    if len(set(axes)) < len(axes):
+        raise ValueError(
+            "reduce_dims must name each dimension once. "
+            f"Received: reduce_dims={reduce_dims!r}"
+        )
+    return axes
+
+
+def _integer(axis: Any, reduce_dims: Any) -> int:
+    if not isinstance(axis, bool | np.bool_):
+        try:
+            return operator.index(axis)
+        except TypeError:
+            pass
+    raise TypeError(
+        "reduce_dims must be None, an int, or a flat sequence of ints. Received: "
+        f"reduce_dims={reduce_dims!r} of type {type(reduce_dims).__name__}"
+    )
+
+
+def _is_sequence(x: Any) -> bool:
+    return isinstance(x, Sequence) and not isinstance(x, str | bytes | bytearray)
+
+
+def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor) -> tuple[int, ...]:
+    """Returns reduce_dims as axes from 0 up, in order."""
+    if reduce_dims is None:
+        return ()
+    rank = len(y_pred.shape)
+    dims = (reduce_dims,) if isinstance(reduce_dims, int) else reduce_dims
+    if any(not -rank <= dim < rank for dim in dims):
+        raise ValueError(
+            f"reduce_dims must be from {-rank} to {rank - 1} for y_pred of rank {rank}."
+            f" Received: reduce_dims={reduce_dims!r}"
+        )
+    axes = sorted(dim % rank for dim in dims)
+    if len(set(axes)) < len(axes):
+        raise ValueError(
+            f"reduce_dims must name each dimension once; for y_pred of rank {rank} it "
+            f"names one twice. Received: reduce_dims={reduce_dims!r}"
+        )
+    return tuple(axes)
+
+
+def standardize_keepdims(keepdims: Any) -> bool:
+    if not isinstance(keepdims, bool | np.bool_):
+        raise TypeError(
+            f"keepdims must be True or False. Received: keepdims={keepdims!r}"
+        )
+    return bool(keepdims)
+
+
+def standardize_name(name: Any) -> str | None:
+    """Returns a name that Keras can open a name scope with, or None."""
+    if name is not None and (not isinstance(name, str) or "/" in name):
+        raise ValueError(
+            f"name must be None or a string without '/'. Received: name={name!r}"
+        )
+    return name
+
+
+def check_dtype(dtype: str) -> None:
+    if dtype not in ("float16", "bfloat16", "float32", "float64"):
+        raise ValueError(
+            "dtype must be one of 'float16', 'bfloat16', 'float32', 'float64', or a "
+            f"policy that computes in one of them. Received: dtype={dtype!r}"
+        )
+
+
+def result_dtype(y_pred: Tensor) -> str:
+    """The dtype of a function of y_pred: its own where it is a floating one."""
+    dtype = str(keras.backend.standardize_dtype(y_pred.dtype))
+    return dtype if "float" in dtype else str(keras.backend.floatx())
+
+
+def computing_dtype(dtype: str) -> str:
+    """float16 and bfloat16 are computed in float32 and rounded once, at the end."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def to_json(setting: Any) -> Any:
+    """A setting as a config holds it: JSON has lists, no tuples."""
+    return list(setting) if isinstance(setting, tuple) else setting
+
+
+def show(x: Any) -> str:
+    """An object with a config as the call that makes it."""
+    settings = ", ".join(f"{key}={value!r}" for key, value in x.get_config().items())
+    return f"{type(x).__name__}({settings})"
+
+
+def convert_to_tensor(x: Any, dtype: str | None, name: str) -> Tensor:
+    """Converts numbers to a tensor; text, complex numbers and objects are refused."""
+    for leaf in [x] if hasattr(x, "dtype") else keras.tree.flatten(x):
+        if not _is_numeric(leaf):
+            raise TypeError(
+                f"{name} must be a tensor, an array or nested lists of real numbers. "
+                f"Received: {getattr(leaf, 'dtype', leaf)!r} in {name} of type "
+                f"{type(x).__name__}"
+            )
+    return keras.ops.convert_to_tensor(x, dtype=dtype)
+
+
+def _is_numeric(leaf: Any) -> bool:
+    if not hasattr(leaf, "dtype"):
+        return isinstance(leaf, Real)
+    try:
+        dtype = keras.backend.standardize_dtype(leaf.dtype)
+    except ValueError:  # a dtype that Keras does not know, such as an object's
+        return False
+    return str(dtype).startswith(("float", "bfloat", "int", "uint", "bool"))
+
+
+def static_shape(x: Tensor) -> Shape | None:
+    """The shape with None for what is not known yet; None if not even the rank is."""
+    try:
+        return tuple(x.shape)
+    except ValueError:  # how tf.TensorShape says that its rank is unknown
+        return None
+
+
+def fit_y_true(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Returns y_true in the shape of y_pred.
+
+    Only a trailing dimension of 1 may be missing, or be there in excess.
+    """
+    of_true, of_pred = static_shape(y_true), static_shape(y_pred)
+    if of_true is None or of_pred is None or _may_equal(of_true, of_pred):
+        return y_true
+    if of_true[-1:] == (1,) and _may_equal(of_true[:-1], of_pred):
+        return keras.ops.squeeze(y_true, axis=-1)
+    if of_pred[-1:] == (1,) and _may_equal(of_true, of_pred[:-1]):
+        return keras.ops.expand_dims(y_true, axis=-1)
+    raise ValueError(
+        "y_true and y_pred must have the same shape; only a trailing dimension of 1 "
+        "may be missing on one of them. "
+        f"Received: y_true of shape {of_true}, y_pred of shape {of_pred}"
+    )
+
+
+def _may_equal(a: Shape, b: Shape) -> bool:
+    return len(a) == len(b) and all(
+        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
+    )

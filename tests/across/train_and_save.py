@@ -1,0 +1,66 @@
+"""Trains a model on the backend of this process and saves it, or loads and checks one.
+
+    python train_and_save.py save FOLDER
+    python train_and_save.py check FOLDER
+
+Each prints one line of JSON.
+"""
+
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_smoothl1 import SmoothL1Error, SmoothL1Loss
+
+LOSS = SmoothL1Loss([0.1, 0.5, 2.0], reduce_dims=-1, dtype="float32", name="targets")
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 4)).astype("float32")
+    y = x @ rng.normal(size=(4, 3)) + rng.standard_cauchy(size=(64, 3))
+    weight = rng.uniform(size=64)
+    y[0], weight[0] = np.nan, 0
+    return x, y.astype("float32"), weight.astype("float32")
+
+
+def go_on(model):
+    """What the model is worth, and what three more epochs make of it."""
+    x, y, weight = data()
+    before = model.evaluate(x, y, sample_weight=weight, verbose=0)
+    history = model.fit(
+        x, y, sample_weight=weight, epochs=3, batch_size=16, shuffle=False, verbose=0
+    )
+    return {"evaluation": before, "training": history.history["loss"]}
+
+
+def save(folder):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, activation="tanh"),
+            keras.layers.Dense(3),
+        ]
+    )
+    # Not Adam: on torch, Keras saves it as a class of torch's own, which other
+    # backends cannot run.
+    model.compile("lamb", LOSS, weighted_metrics=[SmoothL1Error(0.5)])
+    x, y, weight = data()
+    model.fit(x, y, sample_weight=weight, batch_size=16, shuffle=False, verbose=0)
+    model.save(folder / "model.keras")
+    return {"config": LOSS.get_config(), **go_on(model)}
+
+
+def check(folder):
+    model = keras.models.load_model(folder / "model.keras")
+    return {"config": model.loss.get_config(), **go_on(model)}
+
+
+if __name__ == "__main__":
+    action, folder = sys.argv[1:]
+    result = {"save": save, "check": check}[action](pathlib.Path(folder))
+    print(json.dumps({"backend": keras.backend.backend(), **result}))

@@ -1,0 +1,170 @@
+"""Errors come early, and name the argument and what was received."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_smoothl1 import SmoothL1Error, SmoothL1Loss, smooth_l1_loss
+
+Y = np.zeros((2, 3), "float32")
+
+
+def with_beta(beta):
+    return [
+        lambda: SmoothL1Loss(beta=beta),
+        lambda: SmoothL1Error(beta=beta),
+        lambda: smooth_l1_loss(Y, Y, beta),
+    ]
+
+
+@pytest.mark.parametrize(
+    "beta",
+    [0, -1, -1e-30, float("nan"), float("inf"), -float("inf"), 1e-46, 1e39, 1e-38, 1e38]
+    + [10**400, [1.0, 0.0, 1.0], np.array([1.0, -1.0, 1.0])],
+)
+def test_beta_out_of_range(beta):
+    for make in with_beta(beta):
+        with pytest.raises(ValueError, match="beta must be positive") as error:
+            make()
+        assert f"Received: beta={beta!r}" in str(error.value)
+
+
+def test_beta_zero_points_to_the_absolute_error():
+    with pytest.raises(ValueError, match=re.escape("keras.losses.MeanAbsoluteError")):
+        SmoothL1Loss(beta=0)
+
+
+@pytest.mark.parametrize(
+    "beta",
+    [True, np.True_, "1", None, b"1", 1j, {}, {"beta": 1}, {1.0}, abs, object()]
+    + [[], (), np.zeros(0), [[1.0]], np.ones((1, 3)), [1.0, "1", 1.0], [1.0, None, 1.0]]
+    + [[True, 1.0, 1.0], bytearray(b"123")],
+)
+def test_beta_of_another_type(beta):
+    for make in with_beta(beta):
+        with pytest.raises((TypeError, ValueError), match="beta") as error:
+            make()
+        assert "Received" in str(error.value)
+
+
+def test_the_class_takes_no_tensor_for_beta_since_it_could_not_be_saved():
+    for make in with_beta(keras.ops.ones(()))[:2]:
+        with pytest.raises(TypeError, match="beta"):
+            make()
+
+
+def test_a_tensor_beta_must_be_a_scalar():
+    with pytest.raises(ValueError, match="beta must be a scalar"):
+        smooth_l1_loss(Y, Y, keras.ops.ones((3,)))
+
+
+@pytest.mark.parametrize("beta", [[1.0], [1.0, 2.0], [1.0] * 4])
+@pytest.mark.parametrize("y", [Y, np.float32(1.0)])
+def test_a_beta_sequence_must_have_the_length_of_the_last_axis(beta, y):
+    for call in (
+        lambda: SmoothL1Loss(beta)(y, y),
+        lambda: SmoothL1Error(beta)(y, y),
+        lambda: smooth_l1_loss(y, y, beta),
+    ):
+        with pytest.raises(ValueError, match="beta must have one number") as error:
+            call()
+        assert str(y.shape) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "reduce_dims",
+    ["1", 1.0, True, np.True_, {}, {1: 2}, {1}, [[1]], [1.0], [None], [True], [0, 0]]
+    + [(1, 1), np.ones((1, 1), int), object()],
+)
+def test_reduce_dims_of_another_type(reduce_dims):
+    for make in (
+        lambda: SmoothL1Loss(reduce_dims=reduce_dims),
+        lambda: smooth_l1_loss(Y, Y, reduce_dims=reduce_dims),
+    ):
+        with pytest.raises((TypeError, ValueError), match="reduce_dims") as error:
+            make()
+        assert f"Received: reduce_dims={reduce_dims!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("reduce_dims", [2, -3, (0, 5), (0, -2), (-1, 1)])
+def test_reduce_dims_out_of_range_or_twice_once_the_rank_is_known(reduce_dims):
+    for call in (
+        lambda: SmoothL1Loss(reduce_dims=reduce_dims)(Y, Y),
+        lambda: smooth_l1_loss(Y, Y, reduce_dims=reduce_dims),
+    ):
+        with pytest.raises(ValueError, match=r"reduce_dims must .* rank 2") as error:
+            call()
+        assert f"Received: reduce_dims={reduce_dims!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("reduction", ["average", "MEAN", "", 1, ["mean"], {}, True])
+def test_unknown_reduction(reduction):
+    with pytest.raises(ValueError, match="reduction must be") as error:
+        SmoothL1Loss(reduction=reduction)
+    assert f"Received: reduction={reduction!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64", "float31", 5])
+@pytest.mark.parametrize("make", [SmoothL1Loss, SmoothL1Error])
+def test_dtype_must_be_a_floating_one(make, dtype):
+    with pytest.raises((TypeError, ValueError), match=r"(?i)dtype|policy"):
+        make(dtype=dtype)
+
+
+@pytest.mark.parametrize("keepdims", ["yes", 1, None])
+def test_keepdims_must_be_a_bool(keepdims):
+    for make in (
+        lambda: SmoothL1Loss(keepdims=keepdims),
+        lambda: smooth_l1_loss(Y, Y, keepdims=keepdims),
+    ):
+        with pytest.raises(TypeError, match="keepdims"):
+            make()
+
+
+@pytest.mark.parametrize("name", ["a/b", 5, ["name"]])
+@pytest.mark.parametrize("make", [SmoothL1Loss, SmoothL1Error])
+def test_name_must_be_one_that_keras_can_open_a_scope_with(make, name):
+    with pytest.raises(ValueError, match="name must be"):
+        make(name=name)
+
+
+@pytest.mark.parametrize("cls", [SmoothL1Loss, SmoothL1Error])
+def test_an_unknown_key_in_a_config(cls):
+    with pytest.raises((TypeError, ValueError), match="delta"):
+        cls.from_config({**cls().get_config(), "delta": 1.0})
+
+
+BAD_INPUTS = [
+    "text",
+    ["a", "b"],
+    [["a", "b", "c"]] * 2,
+    1j,
+    [[1j, 0, 0]] * 2,
+    np.ones((2, 3), "complex64"),
+    np.full((2, 3), "a"),
+    np.full((2, 3), None),
+    None,
+    [[None, 1.0, 1.0]] * 2,
+    b"123",
+]
+
+
+@pytest.mark.parametrize(
+    ("argument", "bad"),
+    [
+        (argument, bad)
+        for argument in ("y_true", "y_pred", "sample_weight")
+        for bad in BAD_INPUTS
+        if not (argument == "sample_weight" and bad is None)  # means no weights
+    ],
+)
+def test_complex_text_or_object_input_is_a_type_error(argument, bad):
+    arguments = {"y_true": Y, "y_pred": Y, argument: bad}
+    calls = [SmoothL1Loss(), SmoothL1Error().update_state]
+    if argument != "sample_weight":
+        calls.append(smooth_l1_loss)
+    for call in calls:
+        with pytest.raises(TypeError, match=f"{argument} must be"):
+            call(**arguments)

@@ -1,0 +1,87 @@
+"""Slopes, by the backend's autodiff."""
+
+import numpy as np
+import oracle
+import pytest
+from autodiff import value_and_gradients
+
+from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
+
+RNG = np.random.default_rng(1)
+Y_TRUE = RNG.normal(size=(4, 3, 5)).astype("float32")
+Y_PRED = RNG.normal(size=(4, 3, 5)).astype("float32")
+
+
+@pytest.mark.parametrize("reduce_dims", [None, -1, (1, 2)])
+@pytest.mark.parametrize("reduction", [None, "sum", "mean"])
+@pytest.mark.parametrize("beta", [0.1, 1.0, (0.1, 0.3, 1.0, 3.0, 10.0)])
+def test_gradients_by_y_pred_and_y_true(beta, reduction, reduce_dims):
+    loss = SmoothL1Loss(beta, reduction, reduce_dims)
+    value, (by_true, by_pred) = value_and_gradients(loss, Y_TRUE, Y_PRED)
+    expected, gradient = oracle.loss_and_gradient(
+        Y_TRUE,
+        Y_PRED,
+        beta,
+        reduction=reduction,
+        reduce_dims=() if reduce_dims is None else reduce_dims,
+    )
+    np.testing.assert_allclose(value, expected, rtol=3e-6)
+    np.testing.assert_allclose(by_pred, gradient, rtol=1e-6)
+    np.testing.assert_allclose(by_true, -gradient, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "slope"),
+    [
+        (0.0, 0.0),
+        (1e-36, 1e-36),
+        (0.5, 0.5),
+        (1.0, 1.0),
+        (-1.0, -1.0),
+        (3e38, 1.0),
+        (np.inf, 1.0),
+        (-np.inf, -1.0),
+        (np.nan, np.nan),
+    ],
+)
+def test_slope_of_single_errors(error, slope):
+    _, (_, by_pred) = value_and_gradients(
+        smooth_l1_loss, np.zeros(1, "float32"), np.array([error], "float32")
+    )
+    np.testing.assert_allclose(by_pred, [slope], rtol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [1e-37, 1e-6, 1 / 9, 1.0, 1e6, 1e37])
+def test_slopes_are_never_steeper_than_1_nor_nan(beta):
+    errors = np.geomspace(1e-37, 3e38, 1000).astype("float32")
+    errors = np.concatenate([errors, -errors, [0.0], [np.float32(beta)]])
+    errors = errors.astype("float32")
+    _, (_, by_pred) = value_and_gradients(
+        lambda y_true, y_pred: smooth_l1_loss(y_true, y_pred, beta), errors * 0, errors
+    )
+    assert np.all(np.abs(by_pred) <= 1)
+    _, slope = oracle.value_and_slope(errors, np.float32(beta))
+    normal = np.abs(slope) >= np.finfo("float32").tiny
+    np.testing.assert_allclose(by_pred[normal], slope[normal], rtol=2e-7)
+
+
+def test_the_mean_of_many_tiny_errors_keeps_its_gradient():
+    errors = np.full(2**16, 1e-29, "float32")
+    _, (_, by_pred) = value_and_gradients(SmoothL1Loss(1e-28), errors * 0, errors)
+    np.testing.assert_allclose(by_pred, 0.1 / 2**16, rtol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_the_gradient_by_beta_is_minus_half_the_slope_squared(beta):
+    _, (by_beta,) = value_and_gradients(
+        lambda beta: smooth_l1_loss(Y_TRUE, Y_PRED, beta), np.array(beta, "float32")
+    )
+    _, slope = oracle.value_and_slope(Y_PRED - Y_TRUE, beta)
+    np.testing.assert_allclose(by_beta, np.sum(-(slope**2) / 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_an_empty_batch_has_an_empty_gradient(shape):
+    nothing = np.zeros(shape, "float32")
+    _, (_, by_pred) = value_and_gradients(SmoothL1Loss(), nothing, nothing)
+    assert by_pred.shape == shape

@@ -1,0 +1,72 @@
+"""SmoothL1Error: the mean over all elements seen."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from autodiff import to_numpy
+
+from keras_smoothl1 import SmoothL1Error
+
+RNG = np.random.default_rng(4)
+Y_TRUE, Y_PRED = RNG.normal(size=(2, 6, 5)).astype("float32")
+
+
+def test_batches_add_up_to_the_mean_over_all_elements():
+    metric = SmoothL1Error(beta=0.5)
+    for batch in (slice(0, 1), slice(1, 6)):
+        metric.update_state(Y_TRUE[batch], Y_PRED[batch])
+    expected, _ = oracle.loss_and_gradient(Y_TRUE, Y_PRED, 0.5)
+    np.testing.assert_allclose(to_numpy(metric.result()), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (6, 5), (6, 1), (1, 5)])
+def test_with_weights_it_is_the_weighted_mean(shape):
+    weight = RNG.integers(0, 3, shape).astype("float32") + (shape == ())
+    metric = SmoothL1Error(beta=0.5)
+    expected, _ = oracle.loss_and_gradient(
+        Y_TRUE, Y_PRED, 0.5, weight, reduction="mean_with_sample_weight"
+    )
+    value = metric(Y_TRUE, Y_PRED, sample_weight=weight)
+    np.testing.assert_allclose(to_numpy(value), expected, rtol=1e-6)
+
+
+def test_masked_elements_do_not_count():
+    layer = keras.layers.Masking()
+    y_pred = Y_PRED.reshape(2, 3, 5).copy()
+    y_pred[1, 1:] = 0
+    mask = np.array([[1, 1, 1], [1, 0, 0]], bool)
+    y_true = Y_TRUE.reshape(2, 3, 5).copy()
+    y_true[~mask] = np.nan
+    metric = SmoothL1Error()
+    expected, _ = oracle.loss_and_gradient(y_true, y_pred, 1.0, None, mask)
+    value = metric(y_true, layer(y_pred))
+    np.testing.assert_allclose(to_numpy(value), expected, rtol=1e-6)
+
+
+def test_before_any_update_and_after_a_reset_it_is_zero():
+    metric = SmoothL1Error()
+    assert to_numpy(metric.result()) == 0
+    assert to_numpy(metric(Y_TRUE, Y_PRED)) > 0
+    metric.reset_state()
+    assert to_numpy(metric.result()) == 0
+
+
+def test_missing_targets_of_weight_zero_do_not_count():
+    metric = SmoothL1Error()
+    y_true = Y_TRUE.copy()
+    y_true[2] = np.nan
+    weight = np.ones(6, "float32")
+    weight[2] = 0
+    rows = weight > 0
+    expected, _ = oracle.loss_and_gradient(Y_TRUE[rows], Y_PRED[rows])
+    value = metric(y_true, Y_PRED, weight)
+    np.testing.assert_allclose(to_numpy(value), expected, rtol=1e-6)
+
+
+def test_float16_counts_beyond_what_float16_can_count():
+    metric = SmoothL1Error(dtype="float16")
+    for _ in range(2):
+        metric.update_state(np.zeros(100_000), np.full(100_000, 3.0))
+    assert to_numpy(metric.result()) == 2.5
+    assert keras.backend.standardize_dtype(metric.result().dtype) == "float16"

@@ -1,0 +1,77 @@
+"""Random shapes, betas, weights, masks and settings against the oracle."""
+
+import keras
+import numpy as np
+import oracle
+from autodiff import value_and_gradients
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from test_weights_and_masks import masked
+
+from keras_smoothl1 import SmoothL1Loss
+
+# By default 200 examples; HYPOTHESIS_PROFILE chooses another number.
+ERRORS = st.floats(-100, 100, width=32)
+
+
+@st.composite
+def cases(draw):
+    shape = draw(hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4))
+    beta = st.floats(0.0009765625, 64, width=32)
+    if draw(st.booleans()) and shape[-1]:
+        beta = draw(st.lists(beta, min_size=shape[-1], max_size=shape[-1]))
+    else:
+        beta = draw(beta)
+    reduce_dims = draw(
+        st.none()
+        | st.lists(st.integers(0, len(shape) - 1), unique=True).map(
+            lambda axes: [
+                axis - len(shape) * draw(st.sampled_from([0, 1])) for axis in axes
+            ]
+        )
+    )
+    return {
+        "y_true": draw(hnp.arrays("float32", shape, elements=ERRORS)),
+        "y_pred": draw(hnp.arrays("float32", shape, elements=ERRORS)),
+        "beta": beta,
+        "sample_weight": draw(st.none() | partial(draw, shape, st.integers(0, 3))),
+        "mask": draw(st.none() | partial(draw, shape, st.integers(0, 1))),
+        "reduction": draw(
+            st.sampled_from([None, "sum", "mean", "mean_with_sample_weight"])
+        ),
+        "reduce_dims": reduce_dims,
+        "keepdims": draw(st.booleans()),
+    }
+
+
+def partial(draw, shape, elements):
+    """Arrays that line up with shape from the left, some sizes of them 1."""
+    rank = draw(st.integers(0, len(shape)))
+    own = tuple(draw(st.sampled_from([1, size])) for size in shape[:rank])
+    return hnp.arrays("float32", own, elements=elements.map(float))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(case=cases(), hidden=st.sampled_from([0.0, np.nan, np.inf]))
+def test_value_and_gradient_are_those_of_the_oracle(case, hidden):
+    oracle_case = dict(case)
+    if case["reduce_dims"] is None:
+        oracle_case["reduce_dims"] = ()
+    expected, gradient = oracle.loss_and_gradient(**oracle_case)
+
+    y_true, y_pred = case.pop("y_true").copy(), case.pop("y_pred")
+    weight, mask = case.pop("sample_weight"), case.pop("mask")
+    counts = oracle.spread(1.0 if weight is None else weight, y_pred.shape) != 0
+    if mask is not None:
+        counts = counts & (oracle.spread(mask, y_pred.shape) != 0)
+    y_true[~counts] = hidden
+
+    loss = SmoothL1Loss(**case)
+    value, (by_pred,) = value_and_gradients(
+        lambda x: loss(y_true, x if mask is None else masked(x, mask), weight), y_pred
+    )
+    assert value.shape == np.shape(expected)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(by_pred, gradient, rtol=1e-5, atol=1e-30)
+    keras.utils.clear_session(free_memory=False)
