@@ -74,12 +74,15 @@ class SmoothL1Loss(keras.losses.Loss):
 
     Example:
 
+    >>> import keras, numpy as np
+    >>> from keras_smoothl1 import SmoothL1Loss
     >>> y_true = [[0.0, 1.0], [0.0, 0.0]]
     >>> y_pred = [[0.5, 1.0], [3.0, 0.0]]
     >>> float(SmoothL1Loss()(y_true, y_pred))
     0.65625
-    >>> SmoothL1Loss(reduction=None)(y_true, y_pred).tolist()
-    [[0.125, 0.0], [2.5, 0.0]]
+    >>> np.asarray(SmoothL1Loss(reduction=None)(y_true, y_pred))
+    array([[0.125, 0.   ],
+           [2.5  , 0.   ]], dtype=float32)
 
     With the `compile()` API:
 
@@ -200,12 +203,16 @@ def smooth_l1_loss(
 
     Example:
 
+    >>> import numpy as np
+    >>> from keras_smoothl1 import smooth_l1_loss
     >>> y_true = [[0.0, 1.0], [0.0, 0.0]]
     >>> y_pred = [[0.5, 1.0], [3.0, 0.0]]
-    >>> smooth_l1_loss(y_true, y_pred).tolist()
-    [[0.125, 0.0], [2.5, 0.0]]
-    >>> smooth_l1_loss(y_true, y_pred, reduce_dims=-1).tolist()
-    [[0.0625], [1.25]]
+    >>> np.asarray(smooth_l1_loss(y_true, y_pred))
+    array([[0.125, 0.   ],
+           [2.5  , 0.   ]], dtype=float32)
+    >>> np.asarray(smooth_l1_loss(y_true, y_pred, reduce_dims=-1))
+    array([[0.0625],
+           [1.25  ]], dtype=float32)
     """
     y_pred = validation.convert_to_tensor(y_pred, None, "y_pred")
     dtype = validation.result_dtype(y_pred)

@@ -35,6 +35,8 @@ class SmoothL1Error(keras.metrics.Metric):
 
     Example:
 
+    >>> import keras
+    >>> from keras_smoothl1 import SmoothL1Error
     >>> metric = SmoothL1Error(beta=0.5)
     >>> metric.update_state([[0.0, 1.0]], [[0.25, 1.0]])
     >>> metric.update_state([[0.0, 0.0]], [[3.0, 0.0]])

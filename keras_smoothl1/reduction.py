@@ -23,8 +23,9 @@ from keras_smoothl1.validation import Tensor
 def line_up(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
     """Gives a weight or mask y_pred's rank, by dimensions of 1 on the right."""
     shape, of_pred = validation.static_shape(x), validation.static_shape(y_pred)
-    if shape is None or of_pred is None:
-        return x
+    if shape is None or of_pred is None:  # only TensorFlow has tensors of unknown rank
+        ones = xp.ones([xp.rank(y_pred) - xp.rank(x)], "int32")
+        return xp.reshape(x, xp.concat([xp.shape(x), ones], axis=0))
     if len(shape) == len(of_pred) + 1 and shape[-1] == 1:
         x, shape = ops.squeeze(x, axis=-1), shape[:-1]
     fits = len(shape) <= len(of_pred) and all(
@@ -106,13 +107,28 @@ def spread_sum(x: Tensor, like: Tensor, axes: tuple[int, ...] | None = None) -> 
     None stands for ones. With axes the reduced dimensions stay as size 1, without them
     the sum is a scalar.
     """
-    sizes = ops.shape(like)
-    every = tuple(range(len(sizes))) if axes is None else axes
+    size = _size(like, axes, like.dtype)
     if x is None:
-        return math.prod(sizes[axis] for axis in every)
-    repeats = math.prod(sizes[axis] for axis in every if x.shape[axis] == 1)
+        return size
     total = ops.sum(ops.cast(x, like.dtype), axis=axes, keepdims=axes is not None)
-    return total * ops.convert_to_tensor(repeats, dtype=like.dtype)
+    own = _size(x, axes, like.dtype)
+    if isinstance(size, int) and isinstance(own, int):
+        return total * (size // max(own, 1))
+    own = ops.convert_to_tensor(own, dtype=like.dtype)
+    return total * (size / xp.maximum(own, xp.ones_like(own)))
+
+
+def _size(x: Tensor, axes: tuple[int, ...] | None, dtype: Any) -> Any:
+    """How many entries x has over axes: an int, or a scalar tensor of dtype."""
+    shape = validation.static_shape(x)
+    if shape is None:  # TensorFlow
+        return xp.cast(xp.size(x, out_type="int64"), dtype)
+    sizes = ops.shape(x)
+    # int32, in which TensorFlow counts, would overflow.
+    return math.prod(
+        sizes[axis] if isinstance(sizes[axis], int) else ops.cast(sizes[axis], dtype)
+        for axis in (range(len(shape)) if axes is None else axes)
+    )
 
 
 def divide(total: Tensor, size: Any) -> Tensor:

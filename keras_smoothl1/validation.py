@@ -146,7 +146,13 @@ def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor) -> tuple[int, ...]
     """Returns reduce_dims as axes from 0 up, in order."""
     if reduce_dims is None:
         return ()
-    rank = len(y_pred.shape)
+    shape = static_shape(y_pred)
+    if shape is None:
+        raise ValueError(
+            "reduce_dims needs y_pred to have a known rank; give it one with "
+            f"tf.ensure_shape. Received: reduce_dims={reduce_dims!r}"
+        )
+    rank = len(shape)
     dims = (reduce_dims,) if isinstance(reduce_dims, int) else reduce_dims
     if any(not -rank <= dim < rank for dim in dims):
         raise ValueError(
@@ -211,6 +217,12 @@ def show(x: Any) -> str:
 
 def convert_to_tensor(x: Any, dtype: str | None, name: str) -> Tensor:
     """Converts numbers to a tensor; text, complex numbers and objects are refused."""
+    if isinstance(x, keras.KerasTensor):
+        raise TypeError(
+            f"{name} must hold numbers; a KerasTensor only stands for some. Pass the "
+            "loss to model.compile(), or call it in the call() of a layer. "
+            f"Received: {name}={x!r}"
+        )
     for leaf in [x] if hasattr(x, "dtype") else keras.tree.flatten(x):
         if not _is_numeric(leaf):
             raise TypeError(

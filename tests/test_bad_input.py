@@ -49,6 +49,12 @@ def test_beta_of_another_type(beta):
         assert "Received" in str(error.value)
 
 
+def test_a_symbolic_tensor_is_a_type_error_that_says_what_to_do():
+    for call in (SmoothL1Loss(), smooth_l1_loss):
+        with pytest.raises(TypeError, match="y_pred must hold numbers.*compile"):
+            call(Y, keras.Input((3,)))
+
+
 def test_the_class_takes_no_tensor_for_beta_since_it_could_not_be_saved():
     for make in with_beta(keras.ops.ones(()))[:2]:
         with pytest.raises(TypeError, match="beta"):

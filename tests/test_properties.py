@@ -4,14 +4,13 @@ import keras
 import numpy as np
 import oracle
 from autodiff import value_and_gradients
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_weights_and_masks import masked
 
 from keras_smoothl1 import SmoothL1Loss
 
-# By default 200 examples; HYPOTHESIS_PROFILE chooses another number.
 ERRORS = st.floats(-100, 100, width=32)
 
 
@@ -52,7 +51,6 @@ def partial(draw, shape, elements):
     return hnp.arrays("float32", own, elements=elements.map(float))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(), hidden=st.sampled_from([0.0, np.nan, np.inf]))
 def test_value_and_gradient_are_those_of_the_oracle(case, hidden):
     oracle_case = dict(case)
