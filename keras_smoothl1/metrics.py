@@ -6,6 +6,7 @@ import keras
 
 from keras_smoothl1 import reduction, validation
 from keras_smoothl1.keras_internals import get_keras_mask
+from keras_smoothl1.kernels import total
 
 
 @keras.saving.register_keras_serializable("keras_smoothl1")
@@ -84,7 +85,7 @@ class SmoothL1Error(keras.metrics.Metric):
         )
         counted = mask if weight is None else weight
         count = reduction.spread_sum(counted, losses)
-        self.total.assign_add(keras.ops.sum(losses))
+        self.total.assign_add(total(losses, None))
         self.count.assign_add(keras.ops.cast(count, losses.dtype))
 
     def result(self) -> Any:

@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_smoothl1 import validation
 from keras_smoothl1.keras_internals import scale_loss_for_distribution
-from keras_smoothl1.kernels import smooth_l1, xp
+from keras_smoothl1.kernels import smooth_l1, total, xp
 from keras_smoothl1.validation import Tensor
 
 
@@ -90,15 +90,14 @@ def reduce(
         size = spread_sum(mask, losses, axes)
         if by_weight:
             weight = divide(spread_sum(weight, losses, axes), size)
-        losses = divide(ops.sum(losses, axis=axes, keepdims=True), size)
+        losses = divide(total(losses, axes), size)
         mask = None if mask is None else size > 0
     if reduction in (None, "none"):
         return losses if keepdims or not axes else ops.squeeze(losses, axis=axes)
-    total = ops.sum(losses)
     if reduction == "sum":
-        return total
-    mean = divide(total, spread_sum(weight if by_weight else mask, losses))
-    return scale_loss_for_distribution(mean)
+        return total(losses, None)
+    size = spread_sum(weight if by_weight else mask, losses)
+    return scale_loss_for_distribution(divide(total(losses, None), size))
 
 
 def spread_sum(x: Tensor, like: Tensor, axes: tuple[int, ...] | None = None) -> Any:
@@ -110,12 +109,12 @@ def spread_sum(x: Tensor, like: Tensor, axes: tuple[int, ...] | None = None) -> 
     size = _size(like, axes, like.dtype)
     if x is None:
         return size
-    total = ops.sum(ops.cast(x, like.dtype), axis=axes, keepdims=axes is not None)
+    own_sum = total(ops.cast(x, like.dtype), axes)
     own = _size(x, axes, like.dtype)
     if isinstance(size, int) and isinstance(own, int):
-        return total * (size // max(own, 1))
+        return own_sum * (size // max(own, 1))
     own = ops.convert_to_tensor(own, dtype=like.dtype)
-    return total * (size / xp.maximum(own, xp.ones_like(own)))
+    return own_sum * (size / xp.maximum(own, xp.ones_like(own)))
 
 
 def _size(x: Tensor, axes: tuple[int, ...] | None, dtype: Any) -> Any:
@@ -131,11 +130,11 @@ def _size(x: Tensor, axes: tuple[int, ...] | None, dtype: Any) -> Any:
     )
 
 
-def divide(total: Tensor, size: Any) -> Tensor:
-    """Returns total / size, and 0 where there is nothing to average."""
+def divide(sums: Tensor, size: Any) -> Tensor:
+    """Returns sums / size, and 0 where there is nothing to average."""
     if isinstance(size, int):
-        return total / max(size, 1)
-    size = ops.cast(size, total.dtype)
+        return sums / max(size, 1)
+    size = ops.cast(size, sums.dtype)
     nothing = size == 0
-    quotient = total / xp.where(nothing, xp.ones_like(size), size)
+    quotient = sums / xp.where(nothing, xp.ones_like(size), size)
     return xp.where(nothing, xp.zeros_like(quotient), quotient)

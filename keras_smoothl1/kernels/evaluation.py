@@ -17,3 +17,7 @@ xp: Any = numpy if keras.backend.backend() == "numpy" else keras.ops
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
     beta = keras.ops.convert_to_tensor(beta, dtype=error.dtype)
     return reference.value(error, beta, xp)
+
+
+def total(x: Tensor, axes: tuple[int, ...] | None) -> Tensor:
+    return keras.ops.sum(x, axis=axes, keepdims=axes is not None)

@@ -1,4 +1,4 @@
-"""PyTorch: `reference`, with the closed-form slope as its derivative.
+"""PyTorch: `reference`, with the closed-form slope as its derivative, and sums.
 
 `keras.ops.custom_gradient` differentiates once and cannot be used under `torch.func`.
 A function with a `setup_context` can be, and one whose derivative is such a function
@@ -14,12 +14,16 @@ import torch as xp
 from keras_smoothl1.kernels import reference
 from keras_smoothl1.kernels.reference import Tensor
 
-__all__ = ["smooth_l1", "xp"]
+__all__ = ["smooth_l1", "total", "xp"]
 
 
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
     beta = torch.as_tensor(beta, dtype=error.dtype, device=error.device)
     return _Value.apply(error, beta)
+
+
+def total(x: Tensor, axes: tuple[int, ...] | None) -> Tensor:
+    return x.sum() if axes is None else x.sum(dim=axes, keepdim=True)
 
 
 class _OfErrorAndBeta(torch.autograd.Function):

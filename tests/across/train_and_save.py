@@ -48,7 +48,9 @@ def save(folder):
     )
     # Not Adam: on torch, Keras saves it as a class of torch's own, which other
     # backends cannot run.
-    model.compile("lamb", LOSS, weighted_metrics=[SmoothL1Error(0.5)])
+    model.compile(
+        keras.optimizers.Lamb(0.01), LOSS, weighted_metrics=[SmoothL1Error(0.5)]
+    )
     x, y, weight = data()
     model.fit(x, y, sample_weight=weight, batch_size=16, shuffle=False, verbose=0)
     model.save(folder / "model.keras")

@@ -1,0 +1,100 @@
+"""Within 1.5 units in the last place of the exact result, however it is run."""
+
+import exact
+import keras
+import numpy as np
+import pytest
+from autodiff import BACKEND, to_numpy, value_and_gradients
+
+from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
+
+BETAS = {
+    "float32": [1.18e-38, 2e-38, 1e-37, 1e-20, 1e-6, 1 / 9, 1.0, 1.5, 1e4, 1e20, 8e37],
+    "float64": [2.3e-308, 3e-308, 1e-300, 1e-100, 1e-20, 1 / 9, 1.0, 1e4, 1e100, 4e307],
+}
+# JAX has float64 only where it is told to, by JAX_ENABLE_X64.
+DTYPES = (
+    ["float32", "float64"]
+    if keras.ops.convert_to_tensor(np.zeros(1)).dtype in (np.float64, "float64")
+    or BACKEND == "torch"
+    else ["float32"]
+)
+CASES = pytest.mark.parametrize(
+    ("dtype", "beta"), [(dtype, beta) for dtype in DTYPES for beta in BETAS[dtype]]
+)
+
+
+def compiled(function):
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function)
+    if BACKEND == "torch":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def graph(function):
+    if BACKEND != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
+@CASES
+def test_each_value_and_slope_is_within_1_5_ulp(dtype, beta, run):
+    errors = exact.errors(beta, dtype)
+    values, slopes = exact.value_and_slope(errors, beta)
+    result, (_, slope) = value_and_gradients(
+        run(lambda y_true, y_pred: smooth_l1_loss(y_true, y_pred, beta)),
+        np.zeros_like(errors),
+        errors,
+    )
+    for found, expected in ((result, values), (slope, slopes)):
+        assert found.dtype == dtype
+        worst, lost = exact.worst_ulp(found, expected)
+        assert lost == 0
+        assert worst <= 1.5
+    assert np.abs(slope).max() <= 1
+
+
+@CASES
+def test_the_mean_of_each_group_is_exact_to_the_rounding_of_a_sum_of_four(dtype, beta):
+    errors = np.sort(np.abs(exact.errors(beta, dtype)))
+    errors = errors[: len(errors) // 4 * 4].reshape(-1, 4) / 8  # their sum is in range
+    values, _ = exact.value_and_slope(errors.reshape(-1), beta)
+    means = [sum(values[i : i + 4]) / 4 for i in range(0, len(values), 4)]
+    result = to_numpy(smooth_l1_loss(errors * 0, errors, beta, reduce_dims=-1))[:, 0]
+    normal = [i for i in range(len(means)) if values[4 * i] > np.finfo(dtype).tiny]
+    worst, lost = exact.worst_ulp(result[normal], [means[i] for i in normal])
+    assert lost == 0
+    assert worst <= 4
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
+@pytest.mark.parametrize("shape", [(2**24,), (2**24, 1), (4096, 4096)])
+def test_sums_of_2_to_the_24_numbers_are_right_to_2e_6(shape, run, reduction):
+    error = np.float32(0.6)  # a loss of about 0.1, whose sum drifts if it can
+    y_pred = np.full(shape, error)
+    loss = SmoothL1Loss(beta=1.0, reduction=reduction)
+    expected = float(error) ** 2 / 2 * (2**24 if reduction == "sum" else 1)
+    result = run(lambda y_true, y_pred: loss(y_true, y_pred))(
+        np.zeros_like(y_pred), y_pred
+    )
+    np.testing.assert_allclose(float(to_numpy(result)), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
+@pytest.mark.parametrize("shape", [(2**24, 1), (2**23, 2), (4096, 4096)])
+def test_means_over_an_outer_axis_are_right_to_2e_6(shape, run):
+    y_pred = np.full(shape, np.float32(0.6))
+    expected = float(np.float32(0.6)) ** 2 / 2
+    result = run(lambda y_true, y_pred: smooth_l1_loss(y_true, y_pred, 1.0, 0))(
+        np.zeros_like(y_pred), y_pred
+    )
+    np.testing.assert_allclose(to_numpy(result), expected, rtol=2e-6)
