@@ -3,10 +3,12 @@
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_smoothl1 import reduction as reductions
 from keras_smoothl1 import validation
 from keras_smoothl1.keras_internals import get_keras_mask
+from keras_smoothl1.kernels import known_value
+from keras_smoothl1.reduction import reduce, weighted_losses
 from keras_smoothl1.validation import Tensor
 
 
@@ -110,10 +112,17 @@ class SmoothL1Loss(keras.losses.Loss):
         self.reduce_dims = validation.standardize_reduce_dims(reduce_dims)
         self.keepdims = validation.standardize_keepdims(keepdims)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.call is not SmoothL1Loss.call:
+            raise TypeError(
+                "SmoothL1Loss weighs its losses by itself and would not run the call() "
+                f"of {cls.__name__}. Override __call__() or subclass keras.losses.Loss."
+            )
+
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         mask = get_keras_mask(y_pred)
-        with keras.name_scope(self.name):
-            return self._reduced(y_true, y_pred, sample_weight, mask, self.reduction)
+        return self._reduced(y_true, y_pred, sample_weight, mask, self.reduction)
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         """Returns the losses before weights, mask and reduction."""
@@ -127,7 +136,7 @@ class SmoothL1Loss(keras.losses.Loss):
         mask: Any,
         reduction: str | None,
     ) -> Tensor:
-        losses, weight, mask = reductions.weighted_losses(
+        losses, weight, mask = weighted_losses(
             y_true,
             y_pred,
             self.beta,
@@ -135,7 +144,7 @@ class SmoothL1Loss(keras.losses.Loss):
             mask,
             self._computing_dtype,
         )
-        result = reductions.reduce(
+        result = reduce(
             losses, weight, mask, reduction, self.reduce_dims, self.keepdims
         )
         return keras.ops.cast(result, self.dtype)
@@ -175,9 +184,9 @@ def smooth_l1_loss(
 
     See: [Fast R-CNN](https://arxiv.org/abs/1504.08083), where `beta = 1 / sigma**2`.
 
-    The function knows no weights and ignores masks; `SmoothL1Loss` applies both. With
-    sample weights pass `SmoothL1Loss` to `compile()`, not this function: Keras lines
-    its weights up with what the function returns.
+    The function knows neither weights nor masks. Where there are some pass
+    `SmoothL1Loss` to `compile()`: Keras would line them up with what this function
+    returns, from the wrong side.
 
     Args:
         y_true: The targets, in the shape of `y_pred`. A trailing dimension of 1 may be
@@ -186,7 +195,8 @@ def smooth_l1_loss(
         beta: The error at which the loss turns from quadratic to linear, in the unit of
             `y_pred`. A positive number; a sequence of them, one for each entry of the
             last axis of `y_pred`; or a scalar tensor, by which the loss is then
-            differentiable. Defaults to `1.0`.
+            differentiable. The value of a tensor is checked only where it is known: not
+            while a function is traced, nor on a GPU with torch. Defaults to `1.0`.
         reduce_dims: `None`, an int or a sequence of ints: the dimensions to average
             over. Defaults to `None`, one loss for each element.
         keepdims: Whether the dimensions in `reduce_dims` stay as size 1. Defaults to
@@ -217,15 +227,15 @@ def smooth_l1_loss(
     y_pred = validation.convert_to_tensor(y_pred, None, "y_pred")
     dtype = validation.result_dtype(y_pred)
     computing_dtype = validation.computing_dtype(dtype)
-    losses, _, _ = reductions.weighted_losses(
+    losses, _, _ = weighted_losses(
         y_true,
         y_pred,
-        validation.beta_or_tensor(beta, computing_dtype),
+        _numbers_or_tensor(beta, computing_dtype),
         None,
         None,
         computing_dtype,
     )
-    result = reductions.reduce(
+    result = reduce(
         losses,
         None,
         None,
@@ -234,3 +244,15 @@ def smooth_l1_loss(
         validation.standardize_keepdims(keepdims),
     )
     return keras.ops.cast(result, dtype)
+
+
+def _numbers_or_tensor(beta: Any, dtype: str) -> Any:
+    is_tensor = keras.ops.is_tensor(beta) or isinstance(beta, keras.Variable)
+    # On Keras's NumPy backend NumPy's numbers are tensors too.
+    if not is_tensor or isinstance(beta, np.ndarray | np.generic):
+        return validation.standardize_beta(beta, dtype)
+    tensor = validation.standardize_tensor_beta(beta, dtype)
+    number = known_value(tensor)
+    if number is not None:
+        validation.check_beta_range((number,), dtype, beta)
+    return tensor

@@ -15,7 +15,9 @@ class SmoothL1Error(keras.metrics.Metric):
 
     With sample weights it is the weighted mean: the sum of the weighted losses, divided
     by the sum of the weights spread over the elements. Masked elements do not count.
-    Weights and masks line up as they do in `SmoothL1Loss`.
+    Weights and masks line up as they do in `SmoothL1Loss`. On JAX, though, `fit()`
+    hands its metrics predictions that have lost their mask (`evaluate()` does not);
+    that is so for every metric of Keras.
 
     Args:
         beta: The error at which the loss turns from quadratic to linear, in the unit of

@@ -20,6 +20,34 @@ from keras_smoothl1.kernels import smooth_l1, total, xp
 from keras_smoothl1.validation import Tensor
 
 
+def fit_y_true(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Returns y_true in the shape of y_pred.
+
+    Only a trailing dimension of 1 may be missing, or be there in excess.
+    """
+    of_true, of_pred = validation.static_shape(y_true), validation.static_shape(y_pred)
+    if of_true is None or of_pred is None:
+        # TensorFlow alone; it checks the number of elements when it runs.
+        return xp.reshape(y_true, xp.shape(y_pred))
+    if _may_equal(of_true, of_pred):
+        return y_true
+    if of_true[-1:] == (1,) and _may_equal(of_true[:-1], of_pred):
+        return ops.squeeze(y_true, axis=-1)
+    if of_pred[-1:] == (1,) and _may_equal(of_true, of_pred[:-1]):
+        return ops.expand_dims(y_true, axis=-1)
+    raise ValueError(
+        "y_true and y_pred must have the same shape; only a trailing dimension of 1 "
+        "may be missing on one of them. "
+        f"Received: y_true of shape {of_true}, y_pred of shape {of_pred}"
+    )
+
+
+def _may_equal(a: validation.Shape, b: validation.Shape) -> bool:
+    return len(a) == len(b) and all(
+        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
+    )
+
+
 def line_up(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
     """Gives a weight or mask y_pred's rank, by dimensions of 1 on the right."""
     shape, of_pred = validation.static_shape(x), validation.static_shape(y_pred)
@@ -52,7 +80,7 @@ def weighted_losses(
     """
     y_pred = validation.convert_to_tensor(y_pred, dtype, "y_pred")
     y_true = validation.convert_to_tensor(y_true, dtype, "y_true")
-    y_true = validation.fit_y_true(y_true, y_pred)
+    y_true = fit_y_true(y_true, y_pred)
     validation.check_beta_for(beta, y_pred)
     error = y_pred - y_true
     weight = counts = None
@@ -123,10 +151,14 @@ def _size(x: Tensor, axes: tuple[int, ...] | None, dtype: Any) -> Any:
     if shape is None:  # TensorFlow
         return xp.cast(xp.size(x, out_type="int64"), dtype)
     sizes = ops.shape(x)
-    # int32, in which TensorFlow counts, would overflow.
+    axes = tuple(range(len(shape))) if axes is None else axes
+    # int32, in which TensorFlow counts, would overflow. torch.compile knows no sums of
+    # generators.
     return math.prod(
-        sizes[axis] if isinstance(sizes[axis], int) else ops.cast(sizes[axis], dtype)
-        for axis in (range(len(shape)) if axes is None else axes)
+        [
+            n if isinstance(n, int) else ops.cast(n, dtype)
+            for n in map(sizes.__getitem__, axes)
+        ]
     )
 
 

@@ -1,8 +1,7 @@
 """What the arguments may be, and the errors for what they may not."""
 
-import operator
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -24,7 +23,7 @@ def standardize_beta(beta: Any, dtype: str) -> Beta:
 
     It must be computable with in dtype: 1 / beta must be a normal number like beta.
     """
-    plain = beta.tolist() if isinstance(beta, np.ndarray) else beta
+    plain = _to_list(beta)
     members = plain if _is_sequence(plain) else (plain,)
     if len(members) == 0:
         raise ValueError(
@@ -32,15 +31,24 @@ def standardize_beta(beta: Any, dtype: str) -> Beta:
             f"Received an empty sequence: beta={beta!r}"
         )
     for member in members:
-        if not isinstance(member, Real) or isinstance(member, bool):
+        if not _is_number(member):
             raise TypeError(
                 "beta must be a positive number, or a flat sequence of positive "
                 "numbers, one for each entry of y_pred's last axis. "
                 f"Received: beta={beta!r} of type {type(beta).__name__}"
             )
     numbers = tuple(_to_float(member) for member in members)
-    _check_beta_range(numbers, dtype, beta)
+    check_beta_range(numbers, dtype, beta)
     return numbers if _is_sequence(plain) else numbers[0]
+
+
+def _to_list(x: Any) -> Any:
+    """A NumPy array of numbers as nested lists; anything else as it is."""
+    return x.tolist() if isinstance(x, np.ndarray) and x.dtype.kind in "iuf" else x
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Real) and not isinstance(x, bool | np.timedelta64)
 
 
 def _to_float(number: Real) -> float:
@@ -50,7 +58,7 @@ def _to_float(number: Real) -> float:
         return float("inf")
 
 
-def _check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> None:
+def check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> None:
     smallest = SMALLEST_NORMAL[dtype]
     for number in numbers:
         if smallest <= number <= 1 / smallest:
@@ -66,15 +74,15 @@ def _check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> 
         )
 
 
-def beta_or_tensor(beta: Any, dtype: str) -> Any:
-    """Like standardize_beta, but a scalar tensor is returned as a tensor of dtype."""
-    if not (keras.ops.is_tensor(beta) or isinstance(beta, keras.Variable)):
-        return standardize_beta(beta, dtype)
+def standardize_tensor_beta(beta: Tensor, dtype: str) -> Tensor:
+    """Returns a scalar tensor of dtype. Its value may not be known yet."""
     if len(beta.shape) > 0:
         raise ValueError(
             "beta must be a scalar where it is a tensor; for one beta for each output "
             f"pass a list of numbers. Received: beta of shape {tuple(beta.shape)}"
         )
+    if keras.backend.standardize_dtype(beta.dtype) == "bool":
+        raise TypeError(f"beta must be a number, not a bool. Received: beta={beta!r}")
     return convert_to_tensor(beta, dtype, "beta")
 
 
@@ -87,7 +95,7 @@ def check_beta_for(beta: Any, y_pred: Tensor) -> None:
     if not isinstance(beta, float | tuple):
         return
     numbers = beta if isinstance(beta, tuple) else (beta,)
-    _check_beta_range(numbers, keras.backend.standardize_dtype(y_pred.dtype), beta)
+    check_beta_range(numbers, keras.backend.standardize_dtype(y_pred.dtype), beta)
     shape = static_shape(y_pred)
     if isinstance(beta, float) or shape is None:
         return
@@ -114,7 +122,7 @@ def standardize_reduce_dims(reduce_dims: Any) -> ReduceDims:
     """Returns None, an int or a tuple of ints, none of them twice."""
     if reduce_dims is None:
         return None
-    plain = reduce_dims.tolist() if isinstance(reduce_dims, np.ndarray) else reduce_dims
+    plain = _to_list(reduce_dims)
     if not _is_sequence(plain):
         return _integer(plain, reduce_dims)
     axes = tuple(_integer(axis, reduce_dims) for axis in plain)
@@ -127,11 +135,8 @@ def standardize_reduce_dims(reduce_dims: Any) -> ReduceDims:
 
 
 def _integer(axis: Any, reduce_dims: Any) -> int:
-    if not isinstance(axis, bool | np.bool_):
-        try:
-            return operator.index(axis)
-        except TypeError:
-            pass
+    if isinstance(axis, Integral) and _is_number(axis):
+        return int(axis)
     raise TypeError(
         "reduce_dims must be None, an int, or a flat sequence of ints. Received: "
         f"reduce_dims={reduce_dims!r} of type {type(reduce_dims).__name__}"
@@ -139,7 +144,8 @@ def _integer(axis: Any, reduce_dims: Any) -> int:
 
 
 def _is_sequence(x: Any) -> bool:
-    return isinstance(x, Sequence) and not isinstance(x, str | bytes | bytearray)
+    text = str | bytes | bytearray | memoryview
+    return isinstance(x, Sequence) and not isinstance(x, text)
 
 
 def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor) -> tuple[int, ...]:
@@ -156,8 +162,8 @@ def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor) -> tuple[int, ...]
     dims = (reduce_dims,) if isinstance(reduce_dims, int) else reduce_dims
     if any(not -rank <= dim < rank for dim in dims):
         raise ValueError(
-            f"reduce_dims must be from {-rank} to {rank - 1} for y_pred of rank {rank}."
-            f" Received: reduce_dims={reduce_dims!r}"
+            f"reduce_dims must name dimensions of y_pred, which has rank {rank}. "
+            f"Received: reduce_dims={reduce_dims!r}"
         )
     axes = sorted(dim % rank for dim in dims)
     if len(set(axes)) < len(axes):
@@ -177,11 +183,8 @@ def standardize_keepdims(keepdims: Any) -> bool:
 
 
 def standardize_name(name: Any) -> str | None:
-    """Returns a name that Keras can open a name scope with, or None."""
-    if name is not None and (not isinstance(name, str) or "/" in name):
-        raise ValueError(
-            f"name must be None or a string without '/'. Received: name={name!r}"
-        )
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be None or a string. Received: name={name!r}")
     return name
 
 
@@ -224,13 +227,21 @@ def convert_to_tensor(x: Any, dtype: str | None, name: str) -> Tensor:
             f"Received: {name}={x!r}"
         )
     for leaf in [x] if hasattr(x, "dtype") else keras.tree.flatten(x):
-        if not _is_numeric(leaf):
+        if not _is_numeric(leaf) or isinstance(x, dict):
             raise TypeError(
                 f"{name} must be a tensor, an array or nested lists of real numbers. "
                 f"Received: {getattr(leaf, 'dtype', leaf)!r} in {name} of type "
                 f"{type(x).__name__}"
             )
-    return keras.ops.convert_to_tensor(x, dtype=dtype)
+    if not isinstance(x, list | tuple):
+        return keras.ops.convert_to_tensor(x, dtype=dtype)
+    try:
+        return keras.ops.convert_to_tensor(x, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be lists of equal lengths, nested to one depth. "
+            f"Received: {name}={x!r}"
+        ) from error
 
 
 def _is_numeric(leaf: Any) -> bool:
@@ -249,28 +260,3 @@ def static_shape(x: Tensor) -> Shape | None:
         return tuple(x.shape)
     except ValueError:  # how tf.TensorShape says that its rank is unknown
         return None
-
-
-def fit_y_true(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Returns y_true in the shape of y_pred.
-
-    Only a trailing dimension of 1 may be missing, or be there in excess.
-    """
-    of_true, of_pred = static_shape(y_true), static_shape(y_pred)
-    if of_true is None or of_pred is None or _may_equal(of_true, of_pred):
-        return y_true
-    if of_true[-1:] == (1,) and _may_equal(of_true[:-1], of_pred):
-        return keras.ops.squeeze(y_true, axis=-1)
-    if of_pred[-1:] == (1,) and _may_equal(of_true, of_pred[:-1]):
-        return keras.ops.expand_dims(y_true, axis=-1)
-    raise ValueError(
-        "y_true and y_pred must have the same shape; only a trailing dimension of 1 "
-        "may be missing on one of them. "
-        f"Received: y_true of shape {of_true}, y_pred of shape {of_pred}"
-    )
-
-
-def _may_equal(a: Shape, b: Shape) -> bool:
-    return len(a) == len(b) and all(
-        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
-    )

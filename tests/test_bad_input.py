@@ -40,7 +40,8 @@ def test_beta_zero_points_to_the_absolute_error():
     "beta",
     [True, np.True_, "1", None, b"1", 1j, {}, {"beta": 1}, {1.0}, abs, object()]
     + [[], (), np.zeros(0), [[1.0]], np.ones((1, 3)), [1.0, "1", 1.0], [1.0, None, 1.0]]
-    + [[True, 1.0, 1.0], bytearray(b"123")],
+    + [[True, 1.0, 1.0], bytearray(b"123")]
+    + [memoryview(b"123"), np.timedelta64(5, "s"), np.array([5, 6, 7], "m8[s]")],
 )
 def test_beta_of_another_type(beta):
     for make in with_beta(beta):
@@ -100,7 +101,7 @@ def test_reduce_dims_out_of_range_or_twice_once_the_rank_is_known(reduce_dims):
         lambda: SmoothL1Loss(reduce_dims=reduce_dims)(Y, Y),
         lambda: smooth_l1_loss(Y, Y, reduce_dims=reduce_dims),
     ):
-        with pytest.raises(ValueError, match=r"reduce_dims must .* rank 2") as error:
+        with pytest.raises(ValueError, match=r"reduce_dims must .*rank 2") as error:
             call()
         assert f"Received: reduce_dims={reduce_dims!r}" in str(error.value)
 
@@ -129,11 +130,36 @@ def test_keepdims_must_be_a_bool(keepdims):
             make()
 
 
-@pytest.mark.parametrize("name", ["a/b", 5, ["name"]])
+@pytest.mark.parametrize("name", [5, ["name"]])
 @pytest.mark.parametrize("make", [SmoothL1Loss, SmoothL1Error])
-def test_name_must_be_one_that_keras_can_open_a_scope_with(make, name):
-    with pytest.raises(ValueError, match="name must be"):
+def test_name_must_be_text(make, name):
+    with pytest.raises(TypeError, match="name must be"):
         make(name=name)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e39])
+def test_a_tensor_beta_is_checked_where_its_value_is_known(value):
+    with np.errstate(over="ignore"):
+        beta = keras.ops.convert_to_tensor(np.float32(value))
+    with pytest.raises(ValueError, match="beta must be positive"):
+        smooth_l1_loss(Y, Y, beta)
+
+
+def test_a_tensor_beta_must_not_be_a_bool():
+    with pytest.raises(TypeError, match="beta must be a number"):
+        smooth_l1_loss(Y, Y, keras.ops.convert_to_tensor(True))
+
+
+def test_a_subclass_may_not_override_call_which_would_not_be_called():
+    with pytest.raises(TypeError, match=r"call\(\)"):
+        type("Sub", (SmoothL1Loss,), {"call": lambda self, y_true, y_pred: y_pred})
+
+
+@pytest.mark.parametrize("ragged", [[[1.0], [1.0, 2.0]], [1.0, [2.0]]])
+@pytest.mark.parametrize("argument", ["y_true", "y_pred", "sample_weight"])
+def test_ragged_lists_are_an_error_that_names_the_argument(argument, ragged):
+    with pytest.raises(ValueError, match=f"{argument} must be lists of equal lengths"):
+        SmoothL1Loss()(**{"y_true": Y, "y_pred": Y, argument: ragged})
 
 
 @pytest.mark.parametrize("cls", [SmoothL1Loss, SmoothL1Error])
@@ -154,6 +180,7 @@ BAD_INPUTS = [
     None,
     [[None, 1.0, 1.0]] * 2,
     b"123",
+    {"a": 1.0},
 ]
 
 

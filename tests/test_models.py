@@ -41,6 +41,13 @@ def test_one_output(run, beta):
     np.testing.assert_allclose(loss, float(direct), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["my loss", "_loss", "a/b", "perte_é", None])
+def test_any_name(name):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", SmoothL1Loss(name=name), jit_compile=False)
+    assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
+
+
 @RUN
 def test_several_outputs(run):
     inputs = keras.Input((4,))

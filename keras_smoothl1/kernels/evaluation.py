@@ -9,7 +9,7 @@ import keras
 import numpy
 
 from keras_smoothl1.kernels import reference
-from keras_smoothl1.kernels.reference import Tensor
+from keras_smoothl1.validation import Tensor
 
 xp: Any = numpy if keras.backend.backend() == "numpy" else keras.ops
 
@@ -21,3 +21,7 @@ def smooth_l1(error: Tensor, beta: Any) -> Tensor:
 
 def total(x: Tensor, axes: tuple[int, ...] | None) -> Tensor:
     return keras.ops.sum(x, axis=axes, keepdims=axes is not None)
+
+
+def known_value(x: Tensor) -> float | None:
+    return float(x)

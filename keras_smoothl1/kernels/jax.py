@@ -12,9 +12,9 @@ import jax.numpy as xp
 from jax.custom_derivatives import SymbolicZero
 
 from keras_smoothl1.kernels import reference
-from keras_smoothl1.kernels.reference import Tensor
+from keras_smoothl1.validation import Tensor
 
-__all__ = ["smooth_l1", "total", "xp"]
+__all__ = ["known_value", "smooth_l1", "total", "xp"]
 
 
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
@@ -29,6 +29,10 @@ def total(x: Tensor, axes: tuple[int, ...] | None) -> Tensor:
         flat = xp.sum(x.squeeze())
         return flat if axes is None else flat.reshape((1,) * x.ndim)
     return xp.sum(x, axis=axes, keepdims=axes is not None)
+
+
+def known_value(x: Tensor) -> float | None:
+    return None if isinstance(x, jax.core.Tracer) else float(x)
 
 
 @jax.custom_jvp

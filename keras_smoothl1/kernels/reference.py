@@ -27,7 +27,7 @@ from typing import Any
 
 from keras import ops
 
-Tensor = Any
+from keras_smoothl1.validation import Tensor
 
 
 def clip(error: Tensor, beta: Tensor, xp: Any = ops) -> Tensor:

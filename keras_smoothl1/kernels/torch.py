@@ -12,9 +12,9 @@ import torch
 import torch as xp
 
 from keras_smoothl1.kernels import reference
-from keras_smoothl1.kernels.reference import Tensor
+from keras_smoothl1.validation import Tensor
 
-__all__ = ["smooth_l1", "total", "xp"]
+__all__ = ["known_value", "smooth_l1", "total", "xp"]
 
 
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
@@ -24,6 +24,15 @@ def smooth_l1(error: Tensor, beta: Any) -> Tensor:
 
 def total(x: Tensor, axes: tuple[int, ...] | None) -> Tensor:
     return x.sum() if axes is None else x.sum(dim=axes, keepdim=True)
+
+
+def known_value(x: Tensor) -> float | None:
+    if torch.compiler.is_compiling() or x.device.type != "cpu":  # not worth waiting for
+        return None
+    try:
+        return float(x)
+    except RuntimeError:  # under vmap a tensor has many values
+        return None
 
 
 class _OfErrorAndBeta(torch.autograd.Function):
@@ -42,7 +51,7 @@ class _Value(_OfErrorAndBeta):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
         slope = _Slope.apply(*ctx.saved_tensors)
-        by_beta = _total(ctx, upstream * slope * slope * -0.5)
+        by_beta = _of_beta(ctx, upstream * slope * slope * -0.5)
         return upstream * slope, by_beta
 
 
@@ -55,9 +64,9 @@ class _Slope(_OfErrorAndBeta):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
         error, beta = ctx.saved_tensors
         by_error = upstream * reference.bend(error, beta, xp)
-        by_beta = _total(ctx, -by_error * _Slope.apply(error, beta))
+        by_beta = _of_beta(ctx, -by_error * _Slope.apply(error, beta))
         return by_error, by_beta
 
 
-def _total(ctx: Any, by_beta: Tensor) -> Tensor | None:
+def _of_beta(ctx: Any, by_beta: Tensor) -> Tensor | None:
     return by_beta.sum() if ctx.needs_input_grad[1] else None

@@ -1,0 +1,241 @@
+"""Every way of running gives the numbers of plain eager."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from autodiff import BACKEND, to_numpy, value_and_gradients
+
+from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
+
+RNG = np.random.default_rng(6)
+SHAPE = (4, 3, 2)
+Y_TRUE, Y_PRED = RNG.normal(size=(2, *SHAPE)).astype("float32")
+BETAS = pytest.mark.parametrize("beta", [0.5, (0.25, 2.0)])
+SETTINGS = pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"reduction": "sum", "reduce_dims": -1},
+        {"reduction": None, "reduce_dims": (1, 2)},
+        {"reduction": "mean_with_sample_weight"},
+    ],
+    ids=str,
+)
+WEIGHTS = pytest.mark.parametrize("weight", [None, "(B,)", "full"])
+
+
+def weights(kind):
+    if kind is None:
+        return None
+    weight = np.arange(24, dtype="float32").reshape(SHAPE)
+    return weight[:, 0, 0] if kind == "(B,)" else weight
+
+
+def eager(loss, weight):
+    return value_and_gradients(lambda x: loss(Y_TRUE, x, weight), Y_PRED)
+
+
+def same(found, expected):
+    np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-6, atol=1e-7)
+
+
+@BETAS
+def test_second_derivatives(beta):
+    """1 / beta for quadratic errors, 0 for linear ones."""
+    error = Y_PRED - Y_TRUE
+    bend = np.where(np.abs(error) < np.array(beta), 1 / np.array(beta), 0)
+
+    def loss(x):
+        return smooth_l1_loss(Y_TRUE, x, beta)
+
+    if BACKEND == "jax":
+        import jax
+
+        second = jax.grad(lambda x: jax.grad(lambda x: loss(x).sum())(x).sum())(Y_PRED)
+    elif BACKEND == "torch":
+        import torch
+
+        x = torch.tensor(Y_PRED, requires_grad=True)
+        (first,) = torch.autograd.grad(loss(x).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+    else:
+        import tensorflow as tf
+
+        x = tf.constant(Y_PRED)
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                value = loss(x)
+            first = inner.gradient(value, x)
+        second = outer.gradient(first, x)
+    same(second, bend)
+
+
+if BACKEND == "jax":
+    import jax
+
+    @WEIGHTS
+    @SETTINGS
+    @BETAS
+    def test_jit_and_grad(beta, settings, weight):
+        loss, weight = SmoothL1Loss(beta, **settings), weights(weight)
+        value, (gradient,) = eager(loss, weight)
+        same(jax.jit(loss)(Y_TRUE, Y_PRED, weight), value)
+        jitted = jax.jit(jax.grad(lambda x: loss(Y_TRUE, x, weight).sum()))
+        same(jitted(Y_PRED), gradient)
+
+    @BETAS
+    def test_jvp_vmap_and_hessian(beta):
+        loss = SmoothL1Loss(beta, reduction="sum")
+        value, (gradient,) = eager(loss, None)
+        direction = np.ones_like(Y_PRED)
+        primal, tangent = jax.jvp(lambda x: loss(Y_TRUE, x), (Y_PRED,), (direction,))
+        same(primal, value)
+        same(tangent, gradient.sum())
+        each = jax.vmap(loss)(Y_TRUE, Y_PRED)
+        same(each.sum(), value)
+        same(jax.vmap(jax.grad(loss, argnums=1))(Y_TRUE, Y_PRED), gradient)
+        hessian = jax.hessian(lambda x: loss(Y_TRUE, x))(Y_PRED).reshape(24, 24)
+        bend = np.where(abs(Y_PRED - Y_TRUE) < np.array(beta), 1 / np.array(beta), 0)
+        same(hessian, np.diag(bend.reshape(-1)))
+
+    def test_a_beta_that_is_traced():
+        def loss(beta):
+            return smooth_l1_loss(Y_TRUE, Y_PRED, beta).sum()
+
+        _, slope = oracle.value_and_slope(Y_PRED - Y_TRUE, 0.5)
+        same(jax.jit(jax.grad(loss))(0.5), (-(slope**2) / 2).sum())
+
+
+if BACKEND == "torch":
+    import torch
+
+    T_TRUE, T_PRED = torch.tensor(Y_TRUE), torch.tensor(Y_PRED)
+
+    @WEIGHTS
+    @SETTINGS
+    @BETAS
+    def test_torch_compile_without_graph_breaks(beta, settings, weight):
+        loss, weight = SmoothL1Loss(beta, **settings), weights(weight)
+        value, (gradient,) = eager(loss, weight)
+        torch._dynamo.reset()
+        weight = None if weight is None else torch.tensor(weight)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        x = T_PRED.clone().requires_grad_()
+        found = compiled(T_TRUE, x, weight)
+        found.sum().backward()
+        same(found, value)
+        same(x.grad, gradient)
+
+    def test_torch_compile_by_inductor():
+        loss = SmoothL1Loss((0.25, 2.0))
+        value, (gradient,) = eager(loss, None)
+        torch._dynamo.reset()
+        x = T_PRED.clone().requires_grad_()
+        found = torch.compile(loss, fullgraph=True)(T_TRUE, x)
+        found.backward()
+        same(found, value)
+        same(x.grad, gradient)
+
+    def test_a_third_batch_size_does_not_compile_again():
+        torch._dynamo.reset()
+        count = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(SmoothL1Loss(), fullgraph=True, backend=count)
+        for size in (4, 5, 6, 7):
+            y = torch.ones(size, 3)
+            same(compiled(y * 0, y), 0.5)
+        assert count.frame_count == 2
+
+    @BETAS
+    def test_torch_func(beta):
+        loss = SmoothL1Loss(beta, reduction="sum")
+        value, (gradient,) = eager(loss, None)
+        same(torch.func.grad(loss, argnums=1)(T_TRUE, T_PRED), gradient)
+        same(torch.func.vmap(loss)(T_TRUE, T_PRED).sum(), value)
+        each = torch.func.vmap(torch.func.grad(loss, argnums=1))(T_TRUE, T_PRED)
+        same(each, gradient)
+
+    def test_no_grad_and_autocast():
+        loss = SmoothL1Loss(0.5)
+        value, (gradient,) = eager(loss, None)
+        with torch.no_grad():
+            found = loss(T_TRUE, T_PRED.clone().requires_grad_())
+        assert not found.requires_grad
+        same(found, value)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = T_PRED.clone().requires_grad_()
+            found = loss(T_TRUE, x)
+        found.backward()
+        assert found.dtype == torch.float32
+        same(found, value)
+        same(x.grad, gradient)
+
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    SPECS = pytest.mark.parametrize(
+        ("spec", "weight_spec"),
+        [
+            (SHAPE, "as it is"),
+            ((None, *SHAPE[1:]), (None,)),
+            ((None, None, None), (None, None, None)),
+            (None, None),
+        ],
+        ids=["static", "batch", "sizes", "rank"],
+    )
+
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    @SPECS
+    @WEIGHTS
+    @SETTINGS
+    @BETAS
+    def test_graphs_of_known_and_unknown_shapes(
+        beta, settings, weight, spec, weight_spec, jit_compile
+    ):
+        if spec is None and "reduce_dims" in settings:
+            settings = {key: settings[key] for key in settings if key != "reduce_dims"}
+        loss, weight = SmoothL1Loss(beta, **settings), weights(weight)
+        value, (gradient,) = eager(loss, weight)
+        signature = [tf.TensorSpec(spec)] * 2
+        arguments = [tf.constant(Y_TRUE), tf.constant(Y_PRED)]
+        if weight is not None:
+            own = weight_spec if weight_spec is None else (None,) * weight.ndim
+            own = weight.shape if weight_spec == "as it is" else own
+            signature.append(tf.TensorSpec(own))
+            arguments.append(tf.constant(weight))
+
+        @tf.function(
+            input_signature=signature, jit_compile=jit_compile, autograph=False
+        )
+        def run(y_true, y_pred, weight=None):
+            return loss(y_true, y_pred, weight)
+
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            found = run(*arguments)
+        same(found, value)
+        same(tape.gradient(found, arguments[1]), gradient)
+
+    def test_reduce_dims_of_unknown_rank_is_an_error_that_says_what_to_do():
+        run = tf.function(
+            SmoothL1Loss(reduce_dims=-1), input_signature=[tf.TensorSpec(None)] * 2
+        )
+        with pytest.raises(ValueError, match="reduce_dims needs.*ensure_shape"):
+            run(Y_TRUE, Y_PRED)
+
+    @pytest.mark.parametrize("rank_of", [0, 1])
+    def test_a_missing_last_dimension_of_unknown_rank_is_no_broadcast(rank_of):
+        y = np.arange(4, dtype="float32")
+        signature = [tf.TensorSpec((None,)), tf.TensorSpec((None, 1))]
+        signature[rank_of] = tf.TensorSpec(None)
+        run = tf.function(SmoothL1Loss(), input_signature=signature)
+        assert to_numpy(run(y, y[:, None])) == 0
+
+
+def test_keras_variables_are_tensors():
+    loss = SmoothL1Loss(0.5)
+    found = loss(keras.Variable(Y_TRUE), keras.Variable(Y_PRED))
+    same(found, to_numpy(loss(Y_TRUE, Y_PRED)))
