@@ -104,9 +104,8 @@ class SmoothL1Loss(keras.losses.Loss):
         super().__init__(
             name=validation.standardize_name(name),
             reduction=validation.standardize_reduction(reduction),
-            dtype=dtype,
+            dtype=validation.standardize_dtype(dtype),
         )
-        validation.check_dtype(self.dtype)
         self._computing_dtype = validation.computing_dtype(self.dtype)
         self.beta = validation.standardize_beta(beta, self._computing_dtype)
         self.reduce_dims = validation.standardize_reduce_dims(reduce_dims)

@@ -58,8 +58,10 @@ class SmoothL1Error(keras.metrics.Metric):
         name: str | None = "smooth_l1_error",
         dtype: Any = None,
     ) -> None:
-        super().__init__(name=validation.standardize_name(name), dtype=dtype)
-        validation.check_dtype(self.dtype)
+        super().__init__(
+            name=validation.standardize_name(name),
+            dtype=validation.standardize_dtype(dtype),
+        )
         self._computing_dtype = validation.computing_dtype(self.dtype)
         self.beta = validation.standardize_beta(beta, self._computing_dtype)
         # Not in float16: it cannot count beyond 2048.

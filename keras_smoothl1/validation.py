@@ -188,12 +188,23 @@ def standardize_name(name: Any) -> str | None:
     return name
 
 
-def check_dtype(dtype: str) -> None:
-    if dtype not in ("float16", "bfloat16", "float32", "float64"):
+def standardize_dtype(dtype: Any) -> str:
+    """Returns the name of the floating dtype that a dtype or policy computes in."""
+    try:
+        if isinstance(dtype, keras.DTypePolicy):
+            name = dtype.compute_dtype
+        elif isinstance(dtype, str):
+            name = keras.DTypePolicy(dtype).compute_dtype
+        else:
+            name = keras.backend.standardize_dtype(dtype)  # of None it makes floatx
+    except (TypeError, ValueError):
+        name = None
+    if name not in ("float16", "bfloat16", "float32", "float64"):
         raise ValueError(
             "dtype must be one of 'float16', 'bfloat16', 'float32', 'float64', or a "
             f"policy that computes in one of them. Received: dtype={dtype!r}"
         )
+    return str(name)
 
 
 def result_dtype(y_pred: Tensor) -> str:

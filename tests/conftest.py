@@ -22,6 +22,10 @@ def _fixed_seed():
 
 
 def pytest_configure():
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", 4)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

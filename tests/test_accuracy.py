@@ -98,3 +98,20 @@ def test_means_over_an_outer_axis_are_right_to_2e_6(shape, run):
         np.zeros_like(y_pred), y_pred
     )
     np.testing.assert_allclose(to_numpy(result), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_float32_rounded_once(dtype, run):
+    y_pred = keras.ops.cast(np.linspace(-3, 3, 1000, dtype="float32"), dtype)
+    y_true = keras.ops.zeros_like(y_pred)
+    wide = smooth_l1_loss(y_true, keras.ops.cast(y_pred, "float32"), 1 / 9)
+    result = run(lambda a, b: smooth_l1_loss(a, b, 1 / 9))(y_true, y_pred)
+    np.testing.assert_array_equal(
+        to_numpy(result), to_numpy(keras.ops.cast(wide, dtype))
+    )
+    mean = run(lambda a, b: SmoothL1Loss(1 / 9, dtype=dtype)(a, b))(y_true, y_pred)
+    np.testing.assert_array_equal(
+        to_numpy(mean),
+        to_numpy(keras.ops.cast(keras.ops.mean(wide), dtype)),
+    )

@@ -116,7 +116,7 @@ def test_unknown_reduction(reduction):
 @pytest.mark.parametrize("dtype", ["int32", "bool", "complex64", "float31", 5])
 @pytest.mark.parametrize("make", [SmoothL1Loss, SmoothL1Error])
 def test_dtype_must_be_a_floating_one(make, dtype):
-    with pytest.raises((TypeError, ValueError), match=r"(?i)dtype|policy"):
+    with pytest.raises((TypeError, ValueError), match="dtype must be"):
         make(dtype=dtype)
 
 

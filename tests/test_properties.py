@@ -1,15 +1,17 @@
-"""Random shapes, betas, weights, masks and settings against the oracle."""
+"""Random cases against the oracle, and random configs, most of them hostile."""
+
+import json
 
 import keras
 import numpy as np
 import oracle
-from autodiff import value_and_gradients
-from hypothesis import given
+from autodiff import BACKEND, to_numpy, value_and_gradients
+from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_weights_and_masks import masked
 
-from keras_smoothl1 import SmoothL1Loss
+from keras_smoothl1 import SmoothL1Error, SmoothL1Loss
 
 ERRORS = st.floats(-100, 100, width=32)
 
@@ -73,3 +75,75 @@ def test_value_and_gradient_are_those_of_the_oracle(case, hidden):
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-30)
     np.testing.assert_allclose(by_pred, gradient, rtol=1e-5, atol=1e-30)
     keras.utils.clear_session(free_memory=False)
+
+
+ANYTHING = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=3)
+    | st.complex_numbers()
+    | st.lists(st.integers(-3, 3) | st.floats() | st.none(), max_size=3)
+    | st.dictionaries(st.text(max_size=2), st.integers(), max_size=2)
+)
+BETAS = st.floats(1e-37, 1e37) | st.lists(
+    st.floats(1e-37, 1e37) | st.integers(1, 100), min_size=1, max_size=4
+)
+VALID = {
+    "beta": BETAS,
+    "reduction": st.sampled_from(
+        [None, "none", "sum", "mean", "sum_over_batch_size", "auto"]
+        + ["mean_with_sample_weight"]
+    ),
+    "reduce_dims": st.none()
+    | st.integers(-3, 3)
+    | st.lists(st.integers(-3, 3), max_size=3, unique=True),
+    "keepdims": st.booleans(),
+    "name": st.none() | st.text(max_size=5),
+    # Without JAX_ENABLE_X64, JAX has no float64.
+    "dtype": st.sampled_from(
+        [None, "float16", "bfloat16", "float32", "mixed_bfloat16"]
+        + (["float64"] if BACKEND != "jax" else [])
+    ),
+}
+SETTINGS = {
+    name: st.integers(0, 5).flatmap(
+        lambda die, valid=valid: ANYTHING if die == 5 else valid
+    )
+    for name, valid in VALID.items()
+}
+
+
+@given(
+    config=st.fixed_dictionaries({}, optional=SETTINGS),
+    extra=st.sampled_from([{}, {}, {}, {"delta": 1.0}, {"": None}]),
+    cls=st.sampled_from([SmoothL1Loss, SmoothL1Error]),
+)
+def test_a_config_makes_an_object_that_works_or_an_error_that_names_the_argument(
+    config, extra, cls
+):
+    if cls is SmoothL1Error:
+        config = {
+            key: config[key] for key in config if key in ("beta", "name", "dtype")
+        }
+    made, error = None, None
+    try:
+        made = cls.from_config({**config, **extra})
+    except (TypeError, ValueError) as refused:
+        error = str(refused)
+    event("accepted" if made else "refused")
+    if not made:
+        assert any(name in error for name in (*SETTINGS, *extra))
+        return
+    assert not extra
+    plain = json.loads(json.dumps(made.get_config(), allow_nan=False))
+    assert cls.from_config(plain).get_config() == plain
+    axes = np.atleast_1d(plain.get("reduce_dims") or []).tolist()
+    if max(map(abs, axes), default=0) > 3:
+        return  # no such axis
+    beta = plain["beta"]
+    shape = (2, 1, 1, 1, 1, 1, len(beta) if isinstance(beta, list) else 2)
+    y_pred = np.ones(shape, "float32")
+    assert np.isfinite(to_numpy(made(y_pred * 0, y_pred))).all()

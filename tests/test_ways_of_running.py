@@ -101,6 +101,21 @@ if BACKEND == "jax":
         bend = np.where(abs(Y_PRED - Y_TRUE) < np.array(beta), 1 / np.array(beta), 0)
         same(hessian, np.diag(bend.reshape(-1)))
 
+    @WEIGHTS
+    @SETTINGS
+    def test_a_batch_sharded_over_devices(settings, weight):
+        loss, weight = SmoothL1Loss(0.5, **settings), weights(weight)
+        value, (gradient,) = eager(loss, weight)
+        mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+        y_true, y_pred = jax.device_put((Y_TRUE, Y_PRED), place)
+        weight = None if weight is None else jax.device_put(weight, place)
+        assert len(y_pred.sharding.device_set) == 4
+        same(jax.jit(loss)(y_true, y_pred, weight), value)
+        slope = jax.jit(jax.grad(lambda x: loss(y_true, x, weight).sum()))(y_pred)
+        assert len(slope.sharding.device_set) == 4
+        same(slope, gradient)
+
     def test_a_beta_that_is_traced():
         def loss(beta):
             return smooth_l1_loss(Y_TRUE, Y_PRED, beta).sum()

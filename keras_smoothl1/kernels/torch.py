@@ -30,7 +30,7 @@ def known_value(x: Tensor) -> float | None:
     if torch.compiler.is_compiling() or x.device.type != "cpu":  # not worth waiting for
         return None
     try:
-        return float(x)
+        return float(x.detach())
     except RuntimeError:  # under vmap a tensor has many values
         return None
 

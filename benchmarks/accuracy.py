@@ -1,0 +1,175 @@
+"""How far values and slopes are from the exact ones, here and elsewhere.
+
+    python benchmarks/accuracy.py --json accuracy.json --figure accuracy.png
+
+For each beta the losses of a few hundred errors over the whole range of the dtype, and
+their gradients by autodiff, are compared with exact.py, in units in the last place
+(ulp). Each backend runs in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+BACKENDS = ("jax", "torch", "tensorflow")
+BETAS = {
+    "float32": [1e-37, 1e-20, 1e-6, 1 / 9, 1.0, 1e6, 1e20, 8e37],
+    "float64": [1e-307, 1e-100, 1e-20, 1 / 9, 1.0, 1e20, 1e100, 4e307],
+}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument(
+        "--dtype", choices=tuple(BETAS), default="float32", help="of the errors"
+    )
+    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
+    parser.add_argument("--figure", type=pathlib.Path, help="file for a figure")
+    parser.add_argument("--one", choices=BACKENDS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one, arguments.dtype)))
+        return
+    from rich.progress import track
+
+    rows = []
+    for backend in track(arguments.backend, description="measuring"):
+        process = subprocess.run(
+            [sys.executable, __file__, "--one", backend, "--dtype", arguments.dtype],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": backend,
+                "JAX_ENABLE_X64": str(int(arguments.dtype == "float64")),
+                "TF_CPP_MIN_LOG_LEVEL": "2",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if process.returncode:
+            sys.exit(f"{backend} failed; its error is above.")
+        rows += json.loads(process.stdout.splitlines()[-1])
+    show(rows, arguments.dtype)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+    if arguments.figure:
+        draw(rows, arguments.figure, arguments.dtype)
+
+
+def measure(backend, dtype):
+    """One row for each implementation on this backend."""
+    import exact
+    import numpy as np
+    from autodiff import value_and_gradients
+
+    rows = []
+    for name, loss in implementations(backend, dtype).items():
+        row = {"name": name, "backend": backend, "value": [], "slope": [], "lost": 0}
+        for beta in BETAS[dtype]:
+            errors = exact.errors(beta, dtype)
+            values, slopes = exact.value_and_slope(errors, beta)
+            found, (_, slope) = value_and_gradients(
+                lambda y_true, y_pred, loss=loss, beta=beta: loss(y_true, y_pred, beta),
+                np.zeros_like(errors),
+                errors,
+            )
+            for kind, result, truth in (
+                ("value", found, values),
+                ("slope", slope, slopes),
+            ):
+                worst, lost = exact.worst_ulp(result, truth)
+                row[kind].append(worst)
+                row["lost"] += lost
+        rows.append(row)
+    return rows
+
+
+def implementations(backend, dtype):
+    """Functions of (y_true, y_pred, beta) that return one loss for each element."""
+    import keras
+
+    from keras_smoothl1 import smooth_l1_loss
+
+    def huber(y_true, y_pred, beta):
+        # Huber averages over the last axis; an axis of size 1 keeps the elements.
+        loss = keras.losses.Huber(delta=beta, reduction=None, dtype=dtype)
+        return loss(y_true[:, None], y_pred[:, None]) / beta
+
+    found = {"keras_smoothl1": smooth_l1_loss, "keras.losses.Huber / beta": huber}
+    if backend == "torch":
+        from torch.nn.functional import smooth_l1_loss as of_torch
+
+        found["torch smooth_l1_loss"] = lambda y_true, y_pred, beta: of_torch(
+            y_pred, y_true, beta=beta, reduction="none"
+        )
+    if backend == "jax":
+        import optax
+
+        found["optax.huber_loss / beta"] = lambda y_true, y_pred, beta: (
+            optax.huber_loss(y_pred, y_true, delta=beta) / beta
+        )
+    return found
+
+
+def show(rows, dtype):
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=118)
+    for kind in ("value", "slope"):
+        table = Table(title=f"Worst {kind} in {dtype}, in ulp, by beta")
+        table.add_column("", no_wrap=True)
+        table.add_column("on")
+        for beta in BETAS[dtype]:
+            table.add_column(f"{beta:.3g}", justify="right")
+        for row in rows:
+            table.add_row(row["name"], row["backend"], *map(readable, row[kind]))
+        console.print(table)
+    table = Table(title="Values and slopes that are NaN or infinite, and should not be")
+    for column in ("", "on", "number"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(row["name"], row["backend"], str(row["lost"]))
+    console.print(table)
+
+
+def readable(ulp):
+    return f"{ulp:.2f}" if ulp < 100 else f"{ulp:.0e}".replace("e+0", "e")
+
+
+def draw(rows, path, dtype):
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    for panel, kind in zip(panels, ("value", "slope"), strict=True):
+        for row in rows:
+            ours = row["name"] == "keras_smoothl1"
+            panel.plot(
+                BETAS[dtype],
+                [max(ulp, 0.1) for ulp in row[kind]],
+                marker="o" if ours else "x",
+                linestyle="-" if ours else ":",
+                label=f"{row['name']}, {row['backend']}",
+            )
+        panel.axhline(1.5, color="grey", linewidth=0.5)
+        panel.set(xscale="log", yscale="log", xlabel="beta", title=f"Worst {kind}")
+    panels[0].set_ylabel(f"ulp of {dtype} (1.5 is marked)")
+    panels[1].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
