@@ -8,7 +8,7 @@ import numpy as np
 from keras_smoothl1 import validation
 from keras_smoothl1.keras_internals import get_keras_mask
 from keras_smoothl1.kernels import known_value
-from keras_smoothl1.reduction import reduce, weighted_losses
+from keras_smoothl1.reduction import reduced_loss
 from keras_smoothl1.validation import Tensor
 
 
@@ -135,16 +135,16 @@ class SmoothL1Loss(keras.losses.Loss):
         mask: Any,
         reduction: str | None,
     ) -> Tensor:
-        losses, weight, mask = weighted_losses(
+        result = reduced_loss(
             y_true,
             y_pred,
             self.beta,
             sample_weight,
             mask,
             self._computing_dtype,
-        )
-        result = reduce(
-            losses, weight, mask, reduction, self.reduce_dims, self.keepdims
+            reduction,
+            self.reduce_dims,
+            self.keepdims,
         )
         return keras.ops.cast(result, self.dtype)
 
@@ -226,18 +226,13 @@ def smooth_l1_loss(
     y_pred = validation.convert_to_tensor(y_pred, None, "y_pred")
     dtype = validation.result_dtype(y_pred)
     computing_dtype = validation.computing_dtype(dtype)
-    losses, _, _ = weighted_losses(
+    result = reduced_loss(
         y_true,
         y_pred,
         _numbers_or_tensor(beta, computing_dtype),
         None,
         None,
         computing_dtype,
-    )
-    result = reduce(
-        losses,
-        None,
-        None,
         None,
         validation.standardize_reduce_dims(reduce_dims),
         validation.standardize_keepdims(keepdims),

@@ -79,14 +79,11 @@ class SmoothL1Error(keras.metrics.Metric):
             y_pred: The predictions, of any shape.
             sample_weight: Optional weights that line up with `y_pred` from the left.
         """
-        losses, weight, mask = reduction.weighted_losses(
-            y_true,
-            y_pred,
-            self.beta,
-            sample_weight,
-            get_keras_mask(y_pred),
-            self._computing_dtype,
+        y_true, y_pred, weight, mask = reduction.line_up_all(
+            y_true, y_pred, sample_weight, get_keras_mask(y_pred), self._computing_dtype
         )
+        validation.check_beta_for(self.beta, y_pred)
+        losses = reduction.weighted_losses(y_true, y_pred, self.beta, weight, mask)
         counted = mask if weight is None else weight
         count = reduction.spread_sum(counted, losses)
         self.total.assign_add(total(losses, None))

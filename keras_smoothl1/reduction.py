@@ -5,8 +5,8 @@ spread over the dimensions that they lack on the right. A masked element never c
 an element of weight 0 counts, with a loss of 0. Both have slope 0, whatever their
 target or prediction is.
 
-Here `weight` and `mask` are None or have y_pred's rank, with 1 for any dimension that
-they are to be spread over. `mask` is boolean, True for the elements that count.
+Once lined up, `weight` and `mask` are None or have y_pred's rank, with 1 for any
+dimension that they are to be spread over. `mask` is boolean, True for what counts.
 """
 
 import math
@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_smoothl1 import validation
 from keras_smoothl1.keras_internals import scale_loss_for_distribution
-from keras_smoothl1.kernels import smooth_l1, total, xp
+from keras_smoothl1.kernels import fused, smooth_l1, total, xp
 from keras_smoothl1.validation import Tensor
 
 
@@ -69,50 +69,82 @@ def line_up(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
     return x[(..., *(None,) * (len(of_pred) - len(shape)))]
 
 
-def weighted_losses(
-    y_true: Any, y_pred: Any, beta: Any, sample_weight: Any, mask: Any, dtype: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the elementwise losses times their weights, the weights and the mask.
+def reduced_loss(
+    y_true: Any,
+    y_pred: Any,
+    beta: Any,
+    sample_weight: Any,
+    mask: Any,
+    dtype: str,
+    reduction: str | None,
+    reduce_dims: validation.ReduceDims,
+    keepdims: bool,
+) -> Tensor:
+    """The whole way from what a user passes to the loss, all of it computed in dtype.
 
-    All are computed in dtype. What is masked or weighs 0 is taken out before the loss
-    sees it, not multiplied away after: 0 times NaN is NaN, in the loss as in its
-    gradient.
+    The settings are as `validation` returns them.
     """
+    y_true, y_pred, weight, mask = line_up_all(
+        y_true, y_pred, sample_weight, mask, dtype
+    )
+    validation.check_beta_for(beta, y_pred)
+    axes = validation.standardize_axes(reduce_dims, y_pred)
+    arguments = y_true, y_pred, beta, weight, mask, reduction, axes
+    if fused is not None:
+        result = _fused_loss(*arguments)
+        if result is not None:
+            return result
+    losses = weighted_losses(y_true, y_pred, beta, weight, mask)
+    return reduce(losses, weight, mask, reduction, axes, keepdims)
+
+
+def line_up_all(
+    y_true: Any, y_pred: Any, sample_weight: Any, mask: Any, dtype: str
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Returns tensors of y_pred's rank; the weight is 0 where the mask is False."""
     y_pred = validation.convert_to_tensor(y_pred, dtype, "y_pred")
     y_true = validation.convert_to_tensor(y_true, dtype, "y_true")
     y_true = fit_y_true(y_true, y_pred)
-    validation.check_beta_for(beta, y_pred)
-    error = y_pred - y_true
-    weight = counts = None
+    weight = None
     if mask is not None:
         mask = line_up(ops.convert_to_tensor(mask, dtype="bool"), y_pred, "mask")
-        counts = mask
     if sample_weight is not None:
         weight = validation.convert_to_tensor(sample_weight, dtype, "sample_weight")
         weight = line_up(weight, y_pred, "sample_weight")
         if mask is not None:
             weight = xp.where(mask, weight, xp.zeros_like(weight))
-        counts = weight != 0
+    return y_true, y_pred, weight, mask
+
+
+def weighted_losses(
+    y_true: Tensor,
+    y_pred: Tensor,
+    beta: Any,
+    weight: Tensor | None,
+    mask: Tensor | None,
+) -> Tensor:
+    """Returns the elementwise losses times their weights.
+
+    What is masked or weighs 0 is taken out before the loss sees it, not multiplied away
+    after: 0 times NaN is NaN, in the loss as in its gradient.
+    """
+    error = y_pred - y_true
+    counts = mask if weight is None else weight != 0
     if counts is not None:
         error = xp.where(counts, error, xp.zeros_like(error))
     losses = smooth_l1(error, beta)
-    return losses if weight is None else losses * weight, weight, mask
+    return losses if weight is None else losses * weight
 
 
 def reduce(
     losses: Tensor,
-    weight: Tensor,
-    mask: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
     reduction: str | None,
-    reduce_dims: validation.ReduceDims,
+    axes: tuple[int, ...],
     keepdims: bool,
 ) -> Tensor:
-    """Averages over `reduce_dims`, then reduces what is left by `reduction`.
-
-    `losses`, `weight` and `mask` are as `weighted_losses` returns them, the settings as
-    `validation` does.
-    """
-    axes = validation.standardize_axes(reduce_dims, losses)
+    """Averages the weighted losses over axes, then reduces what is left."""
     by_weight = reduction == "mean_with_sample_weight" and weight is not None
     if axes:
         size = spread_sum(mask, losses, axes)
@@ -126,6 +158,38 @@ def reduce(
         return total(losses, None)
     size = spread_sum(weight if by_weight else mask, losses)
     return scale_loss_for_distribution(divide(total(losses, None), size))
+
+
+def _fused_loss(
+    y_true: Tensor,
+    y_pred: Tensor,
+    beta: Any,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    reduction: str | None,
+    axes: tuple[int, ...],
+) -> Tensor | None:
+    """The loss in one walk over the tensors, or None where that is not possible.
+
+    Groups have one size where nothing is masked, so that the mean of their means is the
+    mean, and the sum of their means the sum over that size.
+    """
+    if reduction in (None, "none") or (axes and mask is not None):
+        return None
+    factor = weight
+    if mask is not None and weight is None:
+        factor = ops.cast(mask, y_pred.dtype)
+    if not fused.covers(y_true, y_pred, beta, factor):
+        return None
+    if reduction == "sum":
+        divisor = spread_sum(None, y_pred, axes)
+    elif reduction == "mean_with_sample_weight":
+        divisor = spread_sum(factor, y_pred)
+    else:
+        divisor = spread_sum(mask, y_pred)
+    if divisor == 0:
+        return None
+    return fused.weighted_sum(y_true, y_pred, beta, factor, float(divisor))
 
 
 def spread_sum(x: Tensor, like: Tensor, axes: tuple[int, ...] | None = None) -> Any:

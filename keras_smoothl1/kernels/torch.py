@@ -50,12 +50,12 @@ class _Value(_OfErrorAndBeta):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
-        slope = _Slope.apply(*ctx.saved_tensors)
+        slope = Slope.apply(*ctx.saved_tensors)
         by_beta = _of_beta(ctx, upstream * slope * slope * -0.5)
         return upstream * slope, by_beta
 
 
-class _Slope(_OfErrorAndBeta):
+class Slope(_OfErrorAndBeta):
     @staticmethod
     def forward(error: Tensor, beta: Tensor) -> Tensor:
         return reference.slope(error, beta, xp)
@@ -64,7 +64,7 @@ class _Slope(_OfErrorAndBeta):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
         error, beta = ctx.saved_tensors
         by_error = upstream * reference.bend(error, beta, xp)
-        by_beta = _of_beta(ctx, -by_error * _Slope.apply(error, beta))
+        by_beta = _of_beta(ctx, -by_error * Slope.apply(error, beta))
         return by_error, by_beta
 
 
