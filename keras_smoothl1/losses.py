@@ -106,8 +106,9 @@ class SmoothL1Loss(keras.losses.Loss):
             reduction=validation.standardize_reduction(reduction),
             dtype=validation.standardize_dtype(dtype),
         )
-        self._computing_dtype = validation.computing_dtype(self.dtype)
-        self.beta = validation.standardize_beta(beta, self._computing_dtype)
+        self.beta = validation.standardize_beta(
+            beta, validation.computing_dtype(self.dtype)
+        )
         self.reduce_dims = validation.standardize_reduce_dims(reduce_dims)
         self.keepdims = validation.standardize_keepdims(keepdims)
 
@@ -135,18 +136,17 @@ class SmoothL1Loss(keras.losses.Loss):
         mask: Any,
         reduction: str | None,
     ) -> Tensor:
-        result = reduced_loss(
+        return reduced_loss(
             y_true,
             y_pred,
             self.beta,
             sample_weight,
             mask,
-            self._computing_dtype,
             reduction,
             self.reduce_dims,
             self.keepdims,
+            self.dtype,
         )
-        return keras.ops.cast(result, self.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -225,19 +225,17 @@ def smooth_l1_loss(
     """
     y_pred = validation.convert_to_tensor(y_pred, None, "y_pred")
     dtype = validation.result_dtype(y_pred)
-    computing_dtype = validation.computing_dtype(dtype)
-    result = reduced_loss(
+    return reduced_loss(
         y_true,
         y_pred,
-        _numbers_or_tensor(beta, computing_dtype),
+        _numbers_or_tensor(beta, validation.computing_dtype(dtype)),
         None,
         None,
-        computing_dtype,
         None,
         validation.standardize_reduce_dims(reduce_dims),
         validation.standardize_keepdims(keepdims),
+        dtype,
     )
-    return keras.ops.cast(result, dtype)
 
 
 def _numbers_or_tensor(beta: Any, dtype: str) -> Any:

@@ -9,6 +9,7 @@ Once lined up, `weight` and `mask` are None or have y_pred's rank, with 1 for an
 dimension that they are to be spread over. `mask` is boolean, True for what counts.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ from keras import ops
 
 from keras_smoothl1 import validation
 from keras_smoothl1.keras_internals import scale_loss_for_distribution
-from keras_smoothl1.kernels import fused, smooth_l1, total, xp
+from keras_smoothl1.kernels import compiled, fused, smooth_l1, total, xp
 from keras_smoothl1.validation import Tensor
 
 
@@ -75,27 +76,56 @@ def reduced_loss(
     beta: Any,
     sample_weight: Any,
     mask: Any,
-    dtype: str,
     reduction: str | None,
     reduce_dims: validation.ReduceDims,
     keepdims: bool,
+    dtype: str,
 ) -> Tensor:
-    """The whole way from what a user passes to the loss, all of it computed in dtype.
+    """The whole way from what a user passes to the loss, rounded to dtype at its end.
 
     The settings are as `validation` returns them.
     """
     y_true, y_pred, weight, mask = line_up_all(
-        y_true, y_pred, sample_weight, mask, dtype
+        y_true, y_pred, sample_weight, mask, validation.computing_dtype(dtype)
     )
     validation.check_beta_for(beta, y_pred)
     axes = validation.standardize_axes(reduce_dims, y_pred)
-    arguments = y_true, y_pred, beta, weight, mask, reduction, axes
     if fused is not None:
-        result = _fused_loss(*arguments)
+        result = _fused_loss(y_true, y_pred, beta, weight, mask, reduction, axes)
         if result is not None:
-            return result
-    losses = weighted_losses(y_true, y_pred, beta, weight, mask)
-    return reduce(losses, weight, mask, reduction, axes, keepdims)
+            return ops.cast(result, dtype)
+    numbers, tensor = (beta, None) if isinstance(beta, float | tuple) else (None, beta)
+    return _loss(
+        y_true,
+        y_pred,
+        tensor,
+        weight,
+        mask,
+        beta=numbers,
+        reduction=reduction,
+        axes=axes,
+        keepdims=keepdims,
+        dtype=dtype,
+    )
+
+
+@functools.partial(compiled, static=("beta", "reduction", "axes", "keepdims", "dtype"))
+def _loss(
+    y_true: Tensor,
+    y_pred: Tensor,
+    tensor_beta: Tensor | None,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    *,
+    beta: validation.Beta | None,
+    reduction: str | None,
+    axes: tuple[int, ...],
+    keepdims: bool,
+    dtype: str,
+) -> Tensor:
+    beta_or_tensor = tensor_beta if beta is None else beta
+    losses = weighted_losses(y_true, y_pred, beta_or_tensor, weight, mask)
+    return ops.cast(reduce(losses, weight, mask, reduction, axes, keepdims), dtype)
 
 
 def line_up_all(
