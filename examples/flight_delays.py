@@ -145,10 +145,10 @@ def compare(arguments):
         table.add_row(name, *(f"{number:.2f}" for number in row))
     console.print(table)
     console.print(
-        "|.| is the size of the error. Huber and Smooth L1 with delta = beta differ by a "
-        "factor that Adam divides out, so they train alike. The squared error makes up "
-        "for few long delays with many small errors: its mean error is the nearest to "
-        "0, and its median error the largest."
+        "|.| is the size of the error. Huber and Smooth L1 with delta = beta differ by "
+        "a factor that Adam divides out, so they train alike. The squared error makes "
+        "up for few long delays with many small errors: its mean error is the nearest "
+        "to 0, and its median error the largest."
     )
 
     arguments.out.mkdir(parents=True, exist_ok=True)
