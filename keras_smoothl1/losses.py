@@ -50,8 +50,9 @@ class SmoothL1Loss(keras.losses.Loss):
             many are not masked; `"mean_with_sample_weight"` divides by the sum of the
             weights; `"sum"` only sums; `None` and `"none"` do nothing. A mean of
             nothing is 0.
-        reduce_dims: `None`, an int or a sequence of ints. The losses are averaged over
-            these dimensions before the reduction: for images of shape
+        reduce_dims: `None`, an int or a sequence of ints. The weighted losses are
+            averaged over these dimensions before the reduction, that is summed and
+            divided by how many are not masked: for images of shape
             `(batch, channels, height, width)`, `(1, 2, 3)` makes one loss of each
             image. Defaults to `None`.
         keepdims: Whether the dimensions in `reduce_dims` stay as size 1. Defaults to

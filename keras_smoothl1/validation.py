@@ -15,7 +15,14 @@ ReduceDims = int | tuple[int, ...] | None
 SMALLEST_NORMAL = {
     dtype: float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")
 }
-REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
+REDUCTIONS = (
+    "sum_over_batch_size",
+    "auto",
+    "mean",
+    "mean_with_sample_weight",
+    "sum",
+    "none",
+)
 
 
 def standardize_beta(beta: Any, dtype: str) -> Beta:
@@ -33,8 +40,9 @@ def standardize_beta(beta: Any, dtype: str) -> Beta:
     for member in members:
         if not _is_number(member):
             raise TypeError(
-                "beta must be a positive number, or a flat sequence of positive "
-                "numbers, one for each entry of y_pred's last axis. "
+                "beta must be a positive number, or a list of positive numbers, one "
+                "for each entry of y_pred's last axis (only smooth_l1_loss takes a "
+                "tensor). "
                 f"Received: beta={beta!r} of type {type(beta).__name__}"
             )
     numbers = tuple(_to_float(member) for member in members)
@@ -63,15 +71,14 @@ def check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> N
     for number in numbers:
         if smallest <= number <= 1 / smallest:
             continue
-        reason = (
-            "For beta=0, the absolute error, use keras.losses.MeanAbsoluteError."
-            if number == 0
-            else f"In {dtype} it can be from {smallest:.3g} to {1 / smallest:.3g}."
-        )
-        raise ValueError(
-            "beta must be positive and finite, and neither beta nor 1 / beta may be "
-            f"too small for the dtype. {reason} Received: beta={received!r}"
-        )
+        if number == 0:
+            reason = "; for 0, the absolute error, use keras.losses.MeanAbsoluteError"
+        elif 0 < number < float("inf"):
+            # Beyond, beta or 1 / beta is no normal number of the dtype.
+            reason = f", in {dtype} from {smallest:.3g} to {1 / smallest:.3g}"
+        else:
+            reason = " and finite"
+        raise ValueError(f"beta must be positive{reason}. Received: beta={received!r}")
 
 
 def standardize_tensor_beta(beta: Tensor, dtype: str) -> Tensor:
@@ -108,10 +115,10 @@ def check_beta_for(beta: Any, y_pred: Tensor) -> None:
 
 def standardize_reduction(reduction: Any) -> str | None:
     """Returns the reduction, `"auto"` under its usual name."""
-    if reduction is None or (isinstance(reduction, str) and reduction in REDUCTIONS):
-        return reduction
     if isinstance(reduction, str) and reduction == "auto":
         return "sum_over_batch_size"
+    if reduction is None or (isinstance(reduction, str) and reduction in REDUCTIONS):
+        return reduction
     raise ValueError(
         f"reduction must be None or one of {', '.join(map(repr, REDUCTIONS))}. "
         f"Received: reduction={reduction!r}"

@@ -112,6 +112,26 @@ def test_gradients_accumulate():
     torch.testing.assert_close(twice, 2 * y_pred.grad)
 
 
+@pytest.mark.parametrize("beta", [1 / 9, [0.5, 2.0] * 100])
+@pytest.mark.parametrize("asked", [True, False])
+def test_elementwise_losses_are_those_of_the_plain_operations(monkeypatch, beta, asked):
+    y_true, y_pred, upstream = tensors()
+    loss = SmoothL1Loss(beta, reduction=None)
+    x = y_pred.detach().requires_grad_(asked)
+    value = loss(y_true, x)
+    plain = y_pred.detach().requires_grad_(asked)
+    monkeypatch.setattr(kernels.fused, "covers_errors", lambda *args: False)
+    expected = loss(y_true, plain)
+    torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    if asked:
+        for each in (1, 2):  # the second pass starts again from the errors
+            (first,) = torch.autograd.grad(value, x, upstream * each, retain_graph=True)
+            (second,) = torch.autograd.grad(
+                expected, plain, upstream * each, retain_graph=True
+            )
+            torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
 class LargeTensors(TorchDispatchMode):
     """Counts the new tensors of at least half of y_pred's size."""
 

@@ -126,6 +126,7 @@ if BACKEND == "jax":
 
 if BACKEND == "torch":
     import torch
+    import torch._dynamo.testing
 
     T_TRUE, T_PRED = torch.tensor(Y_TRUE), torch.tensor(Y_PRED)
 

@@ -40,6 +40,8 @@ def smooth_l1(error: Tensor, beta: Any) -> Tensor:
     numbers = beta if isinstance(beta, tuple) else (beta,)
     if isinstance(numbers[0], float) and min(numbers) / 2 < SMALLEST_NORMAL[dtype]:
         return _smooth_l1_of_tiny_beta(error, numbers, dtype)
+    if fused is not None and fused.covers_errors(error, beta):
+        return fused.smooth_l1(error, beta)
     return _kernel.smooth_l1(error, beta)
 
 

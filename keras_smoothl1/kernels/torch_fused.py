@@ -1,11 +1,12 @@
-"""Eager PyTorch on a CPU: the weighted sum of the losses and its gradient in one walk.
+"""Eager PyTorch on a CPU: loss and gradient in one walk over the tensors.
 
 One operation after another sweeps a large tensor through memory a dozen times and
 allocates each time, which made the loss ten times as slow as torch's own kernel. Here
 the tensors are walked in pieces that stay in the cache, with the operations of
-`reference`, and the gradient is written into the one buffer that is handed on. It must
-match `torch.smooth_l1`, weighted and summed by `torch.total`; whatever it does not
-cover is computed by these.
+`reference`. `weighted_sum` writes the gradient into the one buffer that is handed on,
+and must match `torch.smooth_l1`, weighted and summed by `torch.total`; `smooth_l1`
+gives one loss for each error, and must match `reference.value` and `reference.slope`.
+Whatever they do not cover is computed by these.
 """
 
 from typing import Any
@@ -18,18 +19,24 @@ from keras_smoothl1.validation import Tensor
 PIECE = 2**17  # elements; large enough for torch to use its threads
 
 
-def covers(y_true: Tensor, y_pred: Tensor, beta: Any, weight: Tensor | None) -> bool:
-    tensors = [x for x in (y_true, y_pred, weight) if x is not None]
+def _walkable(*tensors: Tensor) -> bool:
     return (
-        isinstance(beta, float)
-        and y_pred.numel() > 0
-        and y_true.shape == y_pred.shape
-        and all(x.device.type == "cpu" and x.is_contiguous() for x in tensors)
-        and not any(x.requires_grad for x in tensors if x is not y_pred)
-        and (weight is None or _weighs_rows(weight, y_pred))
+        all(x.device.type == "cpu" and x.is_contiguous() for x in tensors)
+        and tensors[0].numel() > 0
         and not torch.compiler.is_compiling()
         # torch.func and torch.vmap cannot go through operations with out=.
         and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def covers(y_true: Tensor, y_pred: Tensor, beta: Any, weight: Tensor | None) -> bool:
+    """Whether `weighted_sum` can take these."""
+    given = [y_true] if weight is None else [y_true, weight]
+    return (
+        isinstance(beta, float)
+        and _walkable(y_pred, *given)
+        and not any(x.requires_grad for x in given)
+        and (weight is None or _weighs_rows(weight, y_pred))
     )
 
 
@@ -125,3 +132,43 @@ def _walk(
         if gradient is not None:
             torch.mul(slope, 1 / divisor, out=half)
     return total, gradient
+
+
+def covers_errors(error: Tensor, beta: Any) -> bool:
+    """Whether `smooth_l1` can take these."""
+    return isinstance(beta, float | tuple) and _walkable(error)
+
+
+def smooth_l1(error: Tensor, beta: float | tuple[float, ...]) -> Tensor:
+    """One loss for each error."""
+    result: Tensor = _Elementwise.apply(error, error.new_tensor(beta))
+    return result
+
+
+class _Elementwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, error: Tensor, beta: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        row = beta.numel()
+        errors = error.detach().view(-1, row)
+        step = min(max(1, PIECE // row), len(errors))
+        loss = torch.empty_like(error)
+        # One piece's slopes are enough where nobody asks for the gradient.
+        slope = torch.empty_like(error) if wanted else errors.new_empty(step, row)
+        for start in range(0, len(errors), step):
+            d, out = (x.view(-1, row)[start : start + step] for x in (errors, loss))
+            kept = slope.view(-1, row)[start if wanted else 0 :][: len(d)]
+            torch.clamp(d, -beta, beta, out=kept)
+            torch.sub(d, kept, alpha=0.5, out=out)  # d - c / 2
+            out.mul_(kept.div_(beta))
+        if wanted:
+            ctx.save_for_backward(error, beta)
+            ctx.slope = slope
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        slope, ctx.slope = ctx.slope, None
+        if slope is None or torch.is_grad_enabled():
+            return Slope.apply(*ctx.saved_tensors) * upstream, None
+        return slope.mul_(upstream), None
