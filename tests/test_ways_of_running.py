@@ -32,8 +32,21 @@ def weights(kind):
     return weight[:, 0, 0] if kind == "(B,)" else weight
 
 
+def targets(weight):
+    """Missing where they weigh nothing."""
+    if weight is None:
+        return Y_TRUE
+    weight = oracle.spread(weight, SHAPE)
+    assert (weight == 0).any()
+    return np.where(weight == 0, np.float32("nan"), Y_TRUE)
+
+
 def eager(loss, weight):
-    return value_and_gradients(lambda x: loss(Y_TRUE, x, weight), Y_PRED)
+    y_true = targets(weight)
+    value, gradients = value_and_gradients(lambda x: loss(y_true, x, weight), Y_PRED)
+    assert np.isfinite(value).all()
+    assert np.isfinite(gradients).all()
+    return value, gradients
 
 
 def same(found, expected):
@@ -82,8 +95,9 @@ if BACKEND == "jax":
     def test_jit_and_grad(beta, settings, weight):
         loss, weight = SmoothL1Loss(beta, **settings), weights(weight)
         value, (gradient,) = eager(loss, weight)
-        same(jax.jit(loss)(Y_TRUE, Y_PRED, weight), value)
-        jitted = jax.jit(jax.grad(lambda x: loss(Y_TRUE, x, weight).sum()))
+        y_true = targets(weight)
+        same(jax.jit(loss)(y_true, Y_PRED, weight), value)
+        jitted = jax.jit(jax.grad(lambda x: loss(y_true, x, weight).sum()))
         same(jitted(Y_PRED), gradient)
 
     @BETAS
@@ -108,7 +122,7 @@ if BACKEND == "jax":
         value, (gradient,) = eager(loss, weight)
         mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
         place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-        y_true, y_pred = jax.device_put((Y_TRUE, Y_PRED), place)
+        y_true, y_pred = jax.device_put((targets(weight), Y_PRED), place)
         weight = None if weight is None else jax.device_put(weight, place)
         assert len(y_pred.sharding.device_set) == 4
         same(jax.jit(loss)(y_true, y_pred, weight), value)
@@ -137,10 +151,11 @@ if BACKEND == "torch":
         loss, weight = SmoothL1Loss(beta, **settings), weights(weight)
         value, (gradient,) = eager(loss, weight)
         torch._dynamo.reset()
+        y_true = torch.tensor(targets(weight))
         weight = None if weight is None else torch.tensor(weight)
         compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
         x = T_PRED.clone().requires_grad_()
-        found = compiled(T_TRUE, x, weight)
+        found = compiled(y_true, x, weight)
         found.sum().backward()
         same(found, value)
         same(x.grad, gradient)
@@ -216,7 +231,7 @@ if BACKEND == "tensorflow":
         loss, weight = SmoothL1Loss(beta, **settings), weights(weight)
         value, (gradient,) = eager(loss, weight)
         signature = [tf.TensorSpec(spec)] * 2
-        arguments = [tf.constant(Y_TRUE), tf.constant(Y_PRED)]
+        arguments = [tf.constant(targets(weight)), tf.constant(Y_PRED)]
         if weight is not None:
             own = weight_spec if weight_spec is None else (None,) * weight.ndim
             own = weight.shape if weight_spec == "as it is" else own
