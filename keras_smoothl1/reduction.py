@@ -21,55 +21,6 @@ from keras_smoothl1.kernels import compiled, fused, smooth_l1, total, xp
 from keras_smoothl1.validation import Tensor
 
 
-def fit_y_true(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Returns y_true in the shape of y_pred.
-
-    Only a trailing dimension of 1 may be missing, or be there in excess.
-    """
-    of_true, of_pred = validation.static_shape(y_true), validation.static_shape(y_pred)
-    if of_true is None or of_pred is None:
-        # TensorFlow alone; it checks the number of elements when it runs.
-        return xp.reshape(y_true, xp.shape(y_pred))
-    if _may_equal(of_true, of_pred):
-        return y_true
-    if of_true[-1:] == (1,) and _may_equal(of_true[:-1], of_pred):
-        return ops.squeeze(y_true, axis=-1)
-    if of_pred[-1:] == (1,) and _may_equal(of_true, of_pred[:-1]):
-        return ops.expand_dims(y_true, axis=-1)
-    raise ValueError(
-        "y_true and y_pred must have the same shape; only a trailing dimension of 1 "
-        "may be missing on one of them. "
-        f"Received: y_true of shape {of_true}, y_pred of shape {of_pred}"
-    )
-
-
-def _may_equal(a: validation.Shape, b: validation.Shape) -> bool:
-    return len(a) == len(b) and all(
-        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
-    )
-
-
-def line_up(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
-    """Gives a weight or mask y_pred's rank, by dimensions of 1 on the right."""
-    shape, of_pred = validation.static_shape(x), validation.static_shape(y_pred)
-    if shape is None or of_pred is None:  # only TensorFlow has tensors of unknown rank
-        ones = xp.ones([xp.rank(y_pred) - xp.rank(x)], "int32")
-        return xp.reshape(x, xp.concat([xp.shape(x), ones], axis=0))
-    if len(shape) == len(of_pred) + 1 and shape[-1] == 1:
-        x, shape = ops.squeeze(x, axis=-1), shape[:-1]
-    fits = len(shape) <= len(of_pred) and all(
-        size in (1, None) or of in (size, None)
-        for size, of in zip(shape, of_pred, strict=False)
-    )
-    if not fits:
-        raise ValueError(
-            f"{name} must line up with y_pred from the left: each of its dimensions "
-            "must be y_pred's or 1, and only the last ones may be missing. "
-            f"Received: {name} of shape {shape}, y_pred of shape {of_pred}"
-        )
-    return x[(..., *(None,) * (len(of_pred) - len(shape)))]
-
-
 def reduced_loss(
     y_true: Any,
     y_pred: Any,
@@ -144,6 +95,55 @@ def line_up_all(
         if mask is not None:
             weight = xp.where(mask, weight, xp.zeros_like(weight))
     return y_true, y_pred, weight, mask
+
+
+def fit_y_true(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Returns y_true in the shape of y_pred.
+
+    Only a trailing dimension of 1 may be missing, or be there in excess.
+    """
+    of_true, of_pred = validation.static_shape(y_true), validation.static_shape(y_pred)
+    if of_true is None or of_pred is None:
+        # TensorFlow alone; it checks the number of elements when it runs.
+        return xp.reshape(y_true, xp.shape(y_pred))
+    if _may_equal(of_true, of_pred):
+        return y_true
+    if of_true[-1:] == (1,) and _may_equal(of_true[:-1], of_pred):
+        return ops.squeeze(y_true, axis=-1)
+    if of_pred[-1:] == (1,) and _may_equal(of_true, of_pred[:-1]):
+        return ops.expand_dims(y_true, axis=-1)
+    raise ValueError(
+        "y_true and y_pred must have the same shape; only a trailing dimension of 1 "
+        "may be missing on one of them. "
+        f"Received: y_true of shape {of_true}, y_pred of shape {of_pred}"
+    )
+
+
+def _may_equal(a: validation.Shape, b: validation.Shape) -> bool:
+    return len(a) == len(b) and all(
+        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
+    )
+
+
+def line_up(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
+    """Gives a weight or mask y_pred's rank, by dimensions of 1 on the right."""
+    shape, of_pred = validation.static_shape(x), validation.static_shape(y_pred)
+    if shape is None or of_pred is None:  # only TensorFlow has tensors of unknown rank
+        ones = xp.ones([xp.rank(y_pred) - xp.rank(x)], "int32")
+        return xp.reshape(x, xp.concat([xp.shape(x), ones], axis=0))
+    if len(shape) == len(of_pred) + 1 and shape[-1] == 1:
+        x, shape = ops.squeeze(x, axis=-1), shape[:-1]
+    fits = len(shape) <= len(of_pred) and all(
+        size in (1, None) or of in (size, None)
+        for size, of in zip(shape, of_pred, strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} must line up with y_pred from the left: each of its dimensions "
+            "must be y_pred's or 1, and only the last ones may be missing. "
+            f"Received: {name} of shape {shape}, y_pred of shape {of_pred}"
+        )
+    return x[(..., *(None,) * (len(of_pred) - len(shape)))]
 
 
 def weighted_losses(

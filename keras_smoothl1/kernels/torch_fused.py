@@ -53,8 +53,11 @@ def weighted_sum(
     y_true: Tensor, y_pred: Tensor, beta: float, weight: Tensor | None, divisor: float
 ) -> Tensor:
     """The sum of weight · loss, divided by divisor."""
-    result: Tensor = _WeightedSum.apply(y_pred, y_true, weight, beta, divisor)
-    return result
+    if torch.is_grad_enabled() and y_pred.requires_grad:
+        result: Tensor = _WeightedSum.apply(y_pred, y_true, weight, beta, divisor)
+        return result
+    total, _ = _walk(y_true, y_pred, beta, weight, divisor, wanted=False)
+    return y_pred.new_tensor(total / divisor)
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -67,11 +70,9 @@ class _WeightedSum(torch.autograd.Function):
         beta: float,
         divisor: float,
     ) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        total, gradient = _walk(y_true, y_pred, beta, weight, divisor, wanted)
-        if wanted:
-            ctx.save_for_backward(y_pred, y_true, weight)
-            ctx.beta, ctx.divisor, ctx.gradient = beta, divisor, gradient
+        total, ctx.gradient = _walk(y_true, y_pred, beta, weight, divisor, wanted=True)
+        ctx.save_for_backward(y_pred, y_true, weight)
+        ctx.beta, ctx.divisor = beta, divisor
         return y_pred.new_tensor(total / divisor)
 
     @staticmethod
@@ -141,29 +142,36 @@ def covers_errors(error: Tensor, beta: Any) -> bool:
 
 def smooth_l1(error: Tensor, beta: float | tuple[float, ...]) -> Tensor:
     """One loss for each error."""
-    result: Tensor = _Elementwise.apply(error, error.new_tensor(beta))
-    return result
+    row = error.new_tensor(beta)
+    if torch.is_grad_enabled() and error.requires_grad:
+        result: Tensor = _Elementwise.apply(error, row)
+        return result
+    return _losses_and_slopes(error, row, wanted=False)[0]
+
+
+def _losses_and_slopes(
+    error: Tensor, beta: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor]:
+    """The losses, and the slopes if wanted; else those of one piece are enough."""
+    row = beta.numel()
+    errors = error.detach().view(-1, row)
+    step = min(max(1, PIECE // row), len(errors))
+    loss = torch.empty_like(error)
+    slope = torch.empty_like(error) if wanted else errors.new_empty(step, row)
+    for start in range(0, len(errors), step):
+        d, out = (x.view(-1, row)[start : start + step] for x in (errors, loss))
+        kept = slope.view(-1, row)[start if wanted else 0 :][: len(d)]
+        torch.clamp(d, -beta, beta, out=kept)
+        torch.sub(d, kept, alpha=0.5, out=out)  # d - c / 2
+        out.mul_(kept.div_(beta))
+    return loss, slope
 
 
 class _Elementwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, error: Tensor, beta: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        row = beta.numel()
-        errors = error.detach().view(-1, row)
-        step = min(max(1, PIECE // row), len(errors))
-        loss = torch.empty_like(error)
-        # One piece's slopes are enough where nobody asks for the gradient.
-        slope = torch.empty_like(error) if wanted else errors.new_empty(step, row)
-        for start in range(0, len(errors), step):
-            d, out = (x.view(-1, row)[start : start + step] for x in (errors, loss))
-            kept = slope.view(-1, row)[start if wanted else 0 :][: len(d)]
-            torch.clamp(d, -beta, beta, out=kept)
-            torch.sub(d, kept, alpha=0.5, out=out)  # d - c / 2
-            out.mul_(kept.div_(beta))
-        if wanted:
-            ctx.save_for_backward(error, beta)
-            ctx.slope = slope
+        loss, ctx.slope = _losses_and_slopes(error, beta, wanted=True)
+        ctx.save_for_backward(error, beta)
         return loss
 
     @staticmethod
