@@ -30,19 +30,22 @@ from keras import ops
 from keras_smoothl1.validation import Tensor
 
 
-def clip(error: Tensor, beta: Tensor, xp: Any = ops) -> Tensor:
-    return xp.minimum(xp.maximum(error, -beta), beta)
-
-
-def slope(error: Tensor, beta: Tensor, xp: Any = ops) -> Tensor:
-    clipped = clip(error, beta, xp)
+def value_and_slope(
+    error: Tensor, beta: Tensor, xp: Any = ops
+) -> tuple[Tensor, Tensor]:
+    clipped = xp.minimum(xp.maximum(error, -beta), beta)
     # The divisor is beta, but no compiler knows: XLA and TensorFlow's graph optimizer
     # would multiply by 1 / beta instead, which is rounded once more and may exceed 1.
-    return clipped / xp.maximum(xp.abs(clipped), beta)
+    slope = clipped / xp.maximum(xp.abs(clipped), beta)
+    return slope * (error - 0.5 * clipped), slope
 
 
 def value(error: Tensor, beta: Tensor, xp: Any = ops) -> Tensor:
-    return slope(error, beta, xp) * (error - 0.5 * clip(error, beta, xp))
+    return value_and_slope(error, beta, xp)[0]
+
+
+def slope(error: Tensor, beta: Tensor, xp: Any = ops) -> Tensor:
+    return value_and_slope(error, beta, xp)[1]
 
 
 def bend(error: Tensor, beta: Tensor, xp: Any = ops) -> Tensor:

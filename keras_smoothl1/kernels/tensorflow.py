@@ -16,6 +16,8 @@ from keras_smoothl1.validation import Tensor
 
 __all__ = ["known_value", "smooth_l1", "total", "xp"]
 
+Rule = Callable[[Tensor], Any]
+
 
 def total(x: Tensor, axes: tuple[int, ...] | None) -> Tensor:
     # In float32, 2^24 times 0.1 comes out 2.4e-6 wrong, 6e-2 over an outer axis, and
@@ -28,43 +30,41 @@ def known_value(x: Tensor) -> float | None:
     return float(x) if tf.executing_eagerly() else None
 
 
-def _differentiable(
-    function: Callable[..., Tensor],
-    by_error: Callable[..., Tensor],
-    by_beta: Callable[..., Tensor],
-) -> Callable[[Tensor, Any], Tensor]:
-    """function(error, beta), with its derivatives by error and by a tensor beta.
+def smooth_l1(error: Tensor, beta: Any) -> Tensor:
+    if tf.is_tensor(beta):
+        return _by_error_and_beta(error, beta)
+    return _by_error(error, tf.constant(beta, error.dtype))
 
-    A beta of numbers has no derivative, and eager TensorFlow would compute one.
-    """
 
-    def differentiable(error: Tensor, beta: Any) -> Tensor:
-        constant = not tf.is_tensor(beta)
+def _by_error(error: Tensor, beta: Tensor) -> Tensor:
+    """With the derivative by error alone, which is kept from the way forward."""
+
+    @tf.custom_gradient
+    def apply(error: Tensor) -> tuple[Tensor, Rule]:
+        loss, slope = reference.value_and_slope(error, beta, xp)
 
         @tf.custom_gradient
-        def apply(error: Tensor, *tensor_beta: Tensor) -> tuple[Tensor, Any]:
-            b = tf.constant(beta, error.dtype) if constant else tensor_beta[0]
+        def differentiable_slope(error: Tensor) -> tuple[Tensor, Rule]:
+            return tf.identity(slope), lambda g: g * reference.bend(error, beta, xp)
 
-            def rule(upstream: Tensor) -> Any:
-                gradient = upstream * by_error(error, beta if constant else b)
-                if constant:
-                    return gradient
-                return gradient, tf.reduce_sum(upstream * by_beta(error, b))
+        return loss, lambda upstream: upstream * differentiable_slope(error)
 
-            return function(error, b, xp), rule
-
-        return apply(error) if constant else apply(error, beta)
-
-    return differentiable
+    return apply(error)
 
 
-def _bend(error: Tensor, beta: Any) -> Tensor:
-    return reference.bend(error, tf.convert_to_tensor(beta, error.dtype), xp)
+@tf.custom_gradient
+def _by_error_and_beta(error: Tensor, beta: Tensor) -> tuple[Tensor, Rule]:
+    def rule(upstream: Tensor) -> tuple[Tensor, Tensor]:
+        slope = _slope(error, beta)
+        return upstream * slope, tf.reduce_sum(upstream * slope * slope * -0.5)
+
+    return reference.value(error, beta, xp), rule
 
 
-_slope: Callable[[Tensor, Any], Tensor] = _differentiable(
-    reference.slope, by_error=_bend, by_beta=lambda d, b: -_slope(d, b) * _bend(d, b)
-)
-smooth_l1 = _differentiable(
-    reference.value, by_error=_slope, by_beta=lambda d, b: -0.5 * _slope(d, b) ** 2
-)
+@tf.custom_gradient
+def _slope(error: Tensor, beta: Tensor) -> tuple[Tensor, Rule]:
+    def rule(upstream: Tensor) -> tuple[Tensor, Tensor]:
+        by_error = upstream * reference.bend(error, beta, xp)
+        return by_error, tf.reduce_sum(-by_error * _slope(error, beta))
+
+    return reference.slope(error, beta, xp), rule
