@@ -2,6 +2,7 @@
 
 import exact
 import keras
+import mpmath
 import numpy as np
 import pytest
 from autodiff import BACKEND, to_numpy, value_and_gradients
@@ -73,6 +74,25 @@ def test_the_mean_of_each_group_is_exact_to_the_rounding_of_a_sum_of_four(dtype,
     worst, lost = exact.worst_ulp(result[normal], [means[i] for i in normal])
     assert lost == 0
     assert worst <= 4
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@CASES
+def test_mean_and_sum_and_their_gradients(dtype, beta, reduction):
+    errors = exact.errors(beta, dtype)
+    errors = errors[np.abs(errors) < np.finfo(dtype).max / 1e4]  # their sum is in range
+    values, slopes = exact.value_and_slope(errors, beta)
+    share = 1 / mpmath.mpf(len(errors)) if reduction == "mean" else mpmath.mpf(1)
+    loss = SmoothL1Loss(beta, reduction, dtype=dtype)
+    result, (_, gradient) = value_and_gradients(loss, np.zeros_like(errors), errors)
+    with mpmath.workprec(200):
+        total = mpmath.fsum(values) * share
+        shares = [slope * share for slope in slopes]
+    for found, expected, bound in ((result[None], [total], 4), (gradient, shares, 2.5)):
+        assert found.dtype == dtype
+        worst, lost = exact.worst_ulp(found, expected)
+        assert lost == 0
+        assert worst <= bound
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
