@@ -33,8 +33,8 @@ def total(x: Tensor, axes: tuple[int, ...] | None) -> Tensor:
 
 
 def compiled(function: Callable[..., Tensor], static: tuple[str, ...]) -> Any:
-    # One operation after another, eager JAX took ten times as long. Inside a user's own
-    # jit this one is inlined.
+    # Called eagerly it is five to six times as fast as keras.losses.Huber, which JAX
+    # runs one operation after another. Inside a user's own jit this one is inlined.
     return jax.jit(function, static_argnames=static)
 
 
