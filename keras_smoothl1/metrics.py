@@ -6,7 +6,6 @@ import keras
 
 from keras_smoothl1 import reduction, validation
 from keras_smoothl1.keras_internals import get_keras_mask
-from keras_smoothl1.kernels import total
 
 
 @keras.saving.register_keras_serializable("keras_smoothl1")
@@ -83,10 +82,10 @@ class SmoothL1Error(keras.metrics.Metric):
             y_true, y_pred, sample_weight, get_keras_mask(y_pred), self._computing_dtype
         )
         validation.check_beta_for(self.beta, y_pred)
-        losses = reduction.weighted_losses(y_true, y_pred, self.beta, weight, mask)
-        counted = mask if weight is None else weight
-        count = reduction.spread_sum(counted, losses)
-        self.total.assign_add(total(losses, None))
+        y_pred = keras.ops.stop_gradient(y_pred)  # nothing is to be kept for one
+        losses = reduction.weighted_sum(y_true, y_pred, self.beta, weight, mask)
+        count = reduction.spread_sum(mask if weight is None else weight, y_pred)
+        self.total.assign_add(losses)
         self.count.assign_add(keras.ops.cast(count, losses.dtype))
 
     def result(self) -> Any:

@@ -17,7 +17,14 @@ from keras import ops
 
 from keras_smoothl1 import validation
 from keras_smoothl1.keras_internals import scale_loss_for_distribution
-from keras_smoothl1.kernels import compiled, fused, smooth_l1, total, xp
+from keras_smoothl1.kernels import (
+    compiled,
+    fused,
+    smooth_l1,
+    total,
+    weighted_total,
+    xp,
+)
 from keras_smoothl1.validation import Tensor
 
 
@@ -41,10 +48,6 @@ def reduced_loss(
     )
     validation.check_beta_for(beta, y_pred)
     axes = validation.standardize_axes(reduce_dims, y_pred)
-    if fused is not None:
-        result = _fused_loss(y_true, y_pred, beta, weight, mask, reduction, axes)
-        if result is not None:
-            return ops.cast(result, dtype)
     numbers, tensor = (beta, None) if isinstance(beta, float | tuple) else (None, beta)
     return _loss(
         y_true,
@@ -53,7 +56,7 @@ def reduced_loss(
         weight,
         mask,
         beta=numbers,
-        reduction=reduction,
+        reduction=None if reduction == "none" else reduction,
         axes=axes,
         keepdims=keepdims,
         dtype=dtype,
@@ -74,9 +77,14 @@ def _loss(
     keepdims: bool,
     dtype: str,
 ) -> Tensor:
-    beta_or_tensor = tensor_beta if beta is None else beta
-    losses = weighted_losses(y_true, y_pred, beta_or_tensor, weight, mask)
-    return ops.cast(reduce(losses, weight, mask, reduction, axes, keepdims), dtype)
+    inputs = (y_true, y_pred, tensor_beta if beta is None else beta, weight, mask)
+    if reduction is None and not axes:
+        losses = weighted_losses(*inputs)
+    elif reduction is None or (axes and mask is not None):
+        losses = _reduced_by_groups(*inputs, reduction, axes, keepdims)
+    else:
+        losses = _reduced(*inputs, reduction, axes)
+    return ops.cast(losses, dtype)
 
 
 def line_up_all(
@@ -166,31 +174,60 @@ def weighted_losses(
     return losses if weight is None else losses * weight
 
 
-def reduce(
-    losses: Tensor,
+def weighted_sum(
+    y_true: Tensor,
+    y_pred: Tensor,
+    beta: Any,
     weight: Tensor | None,
     mask: Tensor | None,
-    reduction: str | None,
-    axes: tuple[int, ...],
-    keepdims: bool,
+    axes: tuple[int, ...] | None = None,
+    divisor: Any = 1,
 ) -> Tensor:
-    """Averages the weighted losses over axes, then reduces what is left."""
-    by_weight = reduction == "mean_with_sample_weight" and weight is not None
-    if axes:
-        size = spread_sum(mask, losses, axes)
-        if by_weight:
-            weight = divide(spread_sum(weight, losses, axes), size)
-        losses = divide(total(losses, axes), size)
-        mask = None if mask is None else size > 0
-    if reduction in (None, "none"):
-        return losses if keepdims or not axes else ops.squeeze(losses, axis=axes)
+    """Returns the weighted losses summed over axes, or all of them, over the divisor.
+
+    It is 0 where the divisor is.
+    """
+    factor = weight
+    if mask is not None and weight is None:
+        factor = ops.cast(mask, y_pred.dtype)
+    if (
+        fused is not None
+        and axes is None
+        and fused.covers(y_true, y_pred, beta, factor)
+        and divisor != 0
+    ):
+        return fused.weighted_sum(y_true, y_pred, beta, factor, float(divisor))
+    sums = weighted_total(y_pred - y_true, beta, factor, axes)
+    if sums is None:
+        sums = total(weighted_losses(y_true, y_pred, beta, weight, mask), axes)
+    return divide(sums, divisor)
+
+
+def _reduced(
+    y_true: Tensor,
+    y_pred: Tensor,
+    beta: Any,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    reduction: str,
+    axes: tuple[int, ...],
+) -> Tensor:
+    """One number, without a look at the groups that axes make.
+
+    Where nothing is masked they have one size, so that the mean of their means is the
+    mean of all, and the sum of their means the sum of all over that size.
+    """
     if reduction == "sum":
-        return total(losses, None)
-    size = spread_sum(weight if by_weight else mask, losses)
-    return scale_loss_for_distribution(divide(total(losses, None), size))
+        size = spread_sum(None, y_pred, axes) if axes else 1
+        return weighted_sum(y_true, y_pred, beta, weight, mask, divisor=size)
+    by_weight = reduction == "mean_with_sample_weight" and weight is not None
+    size = spread_sum(weight if by_weight else mask, y_pred)
+    return scale_loss_for_distribution(
+        weighted_sum(y_true, y_pred, beta, weight, mask, divisor=size)
+    )
 
 
-def _fused_loss(
+def _reduced_by_groups(
     y_true: Tensor,
     y_pred: Tensor,
     beta: Any,
@@ -198,28 +235,21 @@ def _fused_loss(
     mask: Tensor | None,
     reduction: str | None,
     axes: tuple[int, ...],
-) -> Tensor | None:
-    """The loss in one walk over the tensors, or None where that is not possible.
-
-    Groups have one size where nothing is masked, so that the mean of their means is the
-    mean, and the sum of their means the sum over that size.
-    """
-    if reduction in (None, "none") or (axes and mask is not None):
-        return None
-    factor = weight
-    if mask is not None and weight is None:
-        factor = ops.cast(mask, y_pred.dtype)
-    if not fused.covers(y_true, y_pred, beta, factor):
-        return None
+    keepdims: bool,
+) -> Tensor:
+    """The mean of each group, then what the reduction makes of these."""
+    size = spread_sum(mask, y_pred, axes)
+    losses = weighted_sum(y_true, y_pred, beta, weight, mask, axes, size)
+    if reduction is None:
+        return losses if keepdims else ops.squeeze(losses, axis=axes)
     if reduction == "sum":
-        divisor = spread_sum(None, y_pred, axes)
-    elif reduction == "mean_with_sample_weight":
-        divisor = spread_sum(factor, y_pred)
-    else:
-        divisor = spread_sum(mask, y_pred)
-    if divisor == 0:
-        return None
-    return fused.weighted_sum(y_true, y_pred, beta, factor, float(divisor))
+        return total(losses, None)
+    counts = size > 0
+    if reduction == "mean_with_sample_weight" and weight is not None:
+        counts = divide(spread_sum(weight, y_pred, axes), size)
+    return scale_loss_for_distribution(
+        divide(total(losses, None), spread_sum(counts, losses))
+    )
 
 
 def spread_sum(x: Tensor, like: Tensor, axes: tuple[int, ...] | None = None) -> Any:

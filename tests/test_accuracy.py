@@ -110,13 +110,23 @@ def test_sums_of_2_to_the_24_numbers_are_right_to_2e_6(shape, run, reduction):
 
 
 @pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
-@pytest.mark.parametrize("shape", [(2**24, 1), (2**23, 2), (4096, 4096)])
-def test_means_over_an_outer_axis_are_right_to_2e_6(shape, run):
+@pytest.mark.parametrize(
+    ("shape", "reduce_dims"),
+    [
+        ((2**24, 1), 0),
+        ((2**23, 2), 0),
+        ((4096, 4096), 0),
+        ((2, 2**23), 1),
+        ((2, 2**20 + 1), 1),
+        ((16, 1024, 1024), (1, 2)),
+    ],
+)
+def test_means_of_large_groups_are_right_to_2e_6(shape, reduce_dims, run):
     y_pred = np.full(shape, np.float32(0.6))
     expected = float(np.float32(0.6)) ** 2 / 2
-    result = run(lambda y_true, y_pred: smooth_l1_loss(y_true, y_pred, 1.0, 0))(
-        np.zeros_like(y_pred), y_pred
-    )
+    result = run(
+        lambda y_true, y_pred: smooth_l1_loss(y_true, y_pred, 1.0, reduce_dims)
+    )(np.zeros_like(y_pred), y_pred)
     np.testing.assert_allclose(to_numpy(result), expected, rtol=2e-6)
 
 

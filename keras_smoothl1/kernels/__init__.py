@@ -6,6 +6,8 @@
 - `total(x, axes)` sums over axes, which stay as size 1, or over all of them to a scalar
   if they are None. 2^24 float32 numbers are right to 2e-6.
 - `compiled(function, static)` compiles a function where that makes it faster: on JAX.
+- `weighted_total(error, beta, weight, axes)`, on TensorFlow alone, is the total of the
+  weighted losses in fewer passes; None elsewhere, and where it does not apply.
 - `fused`, on torch alone, walks large tensors once for both loss and gradient.
 - `known_value(x)` is the number in a scalar tensor, or None where it is not known yet.
 - `xp` is the backend's own array module, for `reference` and for what must keep float64
@@ -33,24 +35,40 @@ compiled = getattr(_kernel, "compiled", lambda function, static: function)
 known_value = _kernel.known_value
 total = _kernel.total
 xp = _kernel.xp
+_weighted_total = getattr(_kernel, "weighted_total", None)
+
+
+def weighted_total(
+    error: Tensor, beta: Any, weight: Tensor | None, axes: tuple[int, ...] | None
+) -> Tensor | None:
+    covered = isinstance(beta, float | tuple) and not _is_tiny(beta, error)
+    if _weighted_total is None or not covered:
+        return None
+    sums: Tensor = _weighted_total(error, beta, weight, axes)
+    return sums
 
 
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
-    dtype = keras.backend.standardize_dtype(error.dtype)
-    numbers = beta if isinstance(beta, tuple) else (beta,)
-    if isinstance(numbers[0], float) and min(numbers) / 2 < SMALLEST_NORMAL[dtype]:
-        return _smooth_l1_of_tiny_beta(error, numbers, dtype)
+    if _is_tiny(beta, error):
+        return _smooth_l1_of_tiny_beta(error, beta)
     if fused is not None and fused.covers_errors(error, beta):
         return fused.smooth_l1(error, beta)
     return _kernel.smooth_l1(error, beta)
 
 
-def _smooth_l1_of_tiny_beta(
-    error: Tensor, numbers: tuple[float, ...], dtype: str
-) -> Tensor:
-    # beta / 2 is no normal number, and XLA and TensorFlow flush it to 0. The loss of k
-    # times the error with k times beta is k times the loss, and from an error of 1 on
-    # such a beta / 2 is far below the last digit.
+def _is_tiny(beta: Any, error: Tensor) -> bool:
+    """Whether beta / 2 is no normal number; XLA and TensorFlow would flush it to 0."""
+    if not isinstance(beta, float | tuple):
+        return False
+    smallest = beta if isinstance(beta, float) else min(beta)
+    return smallest / 2 < SMALLEST_NORMAL[keras.backend.standardize_dtype(error.dtype)]
+
+
+def _smooth_l1_of_tiny_beta(error: Tensor, beta: float | tuple[float, ...]) -> Tensor:
+    # The loss of k times the error with k times beta is k times the loss, and from an
+    # error of 1 on such a beta / 2 is far below the last digit.
+    dtype = keras.backend.standardize_dtype(error.dtype)
+    numbers = beta if isinstance(beta, tuple) else (beta,)
     scales = [2.0**60 if n / 2 < SMALLEST_NORMAL[dtype] else 1.0 for n in numbers]
     scaled_beta = [n * k for n, k in zip(numbers, scales, strict=True)]
     one = len(numbers) == 1

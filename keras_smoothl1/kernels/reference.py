@@ -36,7 +36,7 @@ def value_and_slope(
     clipped = xp.minimum(xp.maximum(error, -beta), beta)
     # The divisor is beta, but no compiler knows: XLA and TensorFlow's graph optimizer
     # would multiply by 1 / beta instead, which is rounded once more and may exceed 1.
-    slope = clipped / xp.maximum(xp.abs(clipped), beta)
+    slope = clipped / xp.maximum(clipped, beta)
     return slope * (error - 0.5 * clipped), slope
 
 

@@ -1,0 +1,263 @@
+"""How long one step, forward and backward, takes here and elsewhere.
+
+    KERAS_BACKEND=torch python benchmarks/speed.py --json speed.json --figure speed.png
+
+The implementations run in turn, in one process, and of each the median is kept. A ratio
+is the median of the ratios within a turn: how many times as fast as the peer this
+package is. "Memory" is one pass that reads both inputs and writes as much into new
+memory. tox has an environment for each backend.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import random
+import statistics
+import sys
+import time
+
+LARGE = 20  # sizes from 2^20 on show how the cost grows
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--mode", nargs="+", help="eager, jit, graph or compiled")
+    parser.add_argument("--variant", nargs="+", help="plain, weights, mask ...")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=int,
+        default=[8, 11, 14, 17, 20, 22, 24, 26],
+        help="powers of 2: the number of elements",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="for each case, at least"
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
+    parser.add_argument("--figure", type=pathlib.Path, help="file for a figure")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    choose_device(arguments.device)
+    import steps
+    from rich.progress import Progress
+
+    modes = chosen(arguments.mode, steps.MODES, "--mode")
+    variants = chosen(arguments.variant, steps.VARIANTS, "--variant")
+    cases = [(m, v, s) for m in modes for v in variants for s in arguments.sizes]
+    rows = []
+    with Progress() as progress:
+        bar = progress.add_task(steps.BACKEND, total=len(cases))
+        for mode, variant, size in cases:
+            progress.update(bar, description=f"{mode}, {variant}, 2^{size}")
+            times = measure(mode, variant, 2**size, arguments.seconds)
+            rows.append(
+                {"mode": mode, "variant": variant, "size": 2**size, **summary(times)}
+            )
+            progress.advance(bar)
+    result = {"machine": machine(arguments.device), "rows": rows}
+    show(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1))
+    if arguments.figure:
+        draw(result, arguments.figure)
+
+
+def choose_device(device):
+    """Must come before the backend is imported; a GPU is taken where there is one."""
+    if device == "cpu":
+        os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
+        return
+    import steps
+
+    if not steps.has_gpu():
+        sys.exit(f"{steps.BACKEND} finds no GPU here.")
+
+
+def chosen(names, known, option):
+    unknown = set(names or ()) - set(known)
+    if unknown:
+        sys.exit(f"{option} must be of {known}. Received: {sorted(unknown)}")
+    return names or known
+
+
+def measure(mode, variant, size, seconds):
+    """Seconds of a step in each round, by implementation."""
+    import steps
+
+    y_true, y_pred, extra = steps.inputs(variant, size)
+    runs = {
+        name: steps.step(function, mode, y_true, y_pred, extra)
+        for name, function in steps.implementations(variant).items()
+    }
+    runs["memory"] = steps.memory_pass(y_true, y_pred)
+    calls = {}
+    for name, run in runs.items():
+        run()  # compiles
+        run()
+        calls[name] = max(1, int(0.002 / seconds_of(run, 1)))
+    times = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["memory"]) < 5:
+        for name in random.sample(list(runs), len(runs)):
+            times[name].append(seconds_of(runs[name], calls[name]))
+    return times
+
+
+def seconds_of(run, calls):
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def summary(times):
+    from steps import OURS
+
+    return {
+        "seconds": {name: statistics.median(of) for name, of in times.items()},
+        "ratio": {
+            name: statistics.median(
+                peer / ours for peer, ours in zip(of, times[OURS], strict=True)
+            )
+            for name, of in times.items()
+            if name != OURS
+        },
+        "rounds": len(times[OURS]),
+    }
+
+
+def machine(device):
+    from importlib.metadata import PackageNotFoundError, version
+
+    import keras
+
+    def versions():
+        for name in ("keras-smoothl1", "keras", "jax", "torch", "tensorflow", "optax"):
+            try:
+                yield name, version(name)
+            except PackageNotFoundError:
+                continue
+
+    return {
+        "backend": keras.backend.backend(),
+        "device": device,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **dict(versions()),
+    }
+
+
+def show(result):
+    """The tables, as they stand in docs/performance.md."""
+    from rich.console import Console
+    from steps import OURS
+
+    console = Console(width=max(100, Console().width))
+    rows = result["rows"]
+    for mode in unique(rows, "mode"):
+        of_mode = [row for row in rows if row["mode"] == mode]
+        plain = [row for row in of_mode if row["variant"] == "plain"]
+        sizes = unique(of_mode, "size")
+        if plain:
+            table = table_of(f"{mode}: milliseconds of a step", sizes, "growth")
+            for name in plain[0]["seconds"]:
+                seconds = [row["seconds"][name] for row in plain]
+                cells = [f"{1e3 * s:.3g}" for s in seconds]
+                table.add_row(name, *cells, growth(sizes, seconds))
+            console.print(table)
+        table = table_of(f"{mode}: {OURS} is so many times as fast as", sizes)
+        for variant in unique(of_mode, "variant"):
+            ratios = [row["ratio"] for row in of_mode if row["variant"] == variant]
+            for name in ratios[0]:
+                table.add_row(f"{name}, {variant}", *(f"{r[name]:.2f}" for r in ratios))
+        console.print(table)
+
+
+def table_of(title, sizes, *more):
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.MARKDOWN, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in (*(f"2^{size.bit_length() - 1}" for size in sizes), *more):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def unique(rows, key):
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def growth(sizes, seconds):
+    """The slope of log time over log size: at 1, twice the size takes twice as long."""
+    import numpy as np
+
+    large = np.array(sizes) >= 2**LARGE
+    if large.sum() < 2:
+        return "-"
+    slope, _ = np.polyfit(np.log(sizes)[large], np.log(seconds)[large], 1)
+    return f"{slope:.2f}"
+
+
+def draw(result, path):
+    """Time against size, and below how many times as fast as Huber each variant is."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    from steps import HUBER, OURS
+
+    rows = result["rows"]
+    modes = unique(rows, "mode")
+    figure, panels = plt.subplots(
+        2,
+        len(modes),
+        figsize=(1 + 4.5 * len(modes), 8),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for mode, (above, below) in zip(modes, panels.T, strict=True):
+        of_mode = [row for row in rows if row["mode"] == mode]
+        plain = [row for row in of_mode if row["variant"] == "plain"]
+        for name in plain[0]["seconds"] if plain else ():
+            above.loglog(
+                [row["size"] for row in plain],
+                [row["seconds"][name] for row in plain],
+                marker="o" if name == OURS else "",
+                linestyle=":" if name == "memory" else "-",
+                color="grey" if name == "memory" else None,
+                label=name,
+            )
+        for variant in unique(of_mode, "variant"):
+            of_variant = [row for row in of_mode if row["variant"] == variant]
+            below.plot(
+                [row["size"] for row in of_variant],
+                [row["ratio"][HUBER] for row in of_variant],
+                marker="o",
+                label=variant,
+            )
+        below.axhline(1, color="grey", linewidth=0.5)
+        above.set_title(f"{result['machine']['backend']}, {mode}")
+        below.set(xscale="log", yscale="log", xlabel="elements")
+        below.set_xscale("log", base=2)
+    panels[0, 0].set_ylabel("seconds of a step")
+    panels[1, 0].set_ylabel(f"times as fast as {HUBER}")
+    panels[0, 0].legend(frameon=False, fontsize="small")
+    panels[1, -1].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
