@@ -20,6 +20,7 @@ from keras_smoothl1.keras_internals import scale_loss_for_distribution
 from keras_smoothl1.kernels import (
     compiled,
     fused,
+    quotient,
     smooth_l1,
     total,
     weighted_total,
@@ -197,10 +198,11 @@ def weighted_sum(
         and divisor != 0
     ):
         return fused.weighted_sum(y_true, y_pred, beta, factor, float(divisor))
-    sums = weighted_total(y_pred - y_true, beta, factor, axes)
+    number = max(divisor, 1) if isinstance(divisor, int) else 1
+    sums = weighted_total(y_pred - y_true, beta, factor, axes, number)
     if sums is None:
-        sums = total(weighted_losses(y_true, y_pred, beta, weight, mask), axes)
-    return divide(sums, divisor)
+        sums = total(weighted_losses(y_true, y_pred, beta, weight, mask), axes) / number
+    return sums if isinstance(divisor, int) else divide(sums, divisor)
 
 
 def _reduced(
@@ -274,8 +276,8 @@ def _size(x: Tensor, axes: tuple[int, ...] | None, dtype: Any) -> Any:
     shape = validation.static_shape(x)
     if shape is None:  # TensorFlow
         return xp.cast(xp.size(x, out_type="int64"), dtype)
-    sizes = ops.shape(x)
     axes = tuple(range(len(shape))) if axes is None else axes
+    sizes = shape if None not in shape else ops.shape(x)
     # int32, in which TensorFlow counts, would overflow. torch.compile knows no sums of
     # generators.
     return math.prod(
@@ -290,7 +292,4 @@ def divide(sums: Tensor, size: Any) -> Tensor:
     """Returns sums / size, and 0 where there is nothing to average."""
     if isinstance(size, int):
         return sums / max(size, 1)
-    size = ops.cast(size, sums.dtype)
-    nothing = size == 0
-    quotient = sums / xp.where(nothing, xp.ones_like(size), size)
-    return xp.where(nothing, xp.zeros_like(quotient), quotient)
+    return quotient(sums, ops.cast(size, sums.dtype))

@@ -6,8 +6,10 @@
 - `total(x, axes)` sums over axes, which stay as size 1, or over all of them to a scalar
   if they are None. 2^24 float32 numbers are right to 2e-6.
 - `compiled(function, static)` compiles a function where that makes it faster: on JAX.
-- `weighted_total(error, beta, weight, axes)`, on TensorFlow alone, is the total of the
-  weighted losses in fewer passes; None elsewhere, and where it does not apply.
+- `quotient(x, y)` is x / y, and 0 where y is.
+- `weighted_total(error, beta, weight, axes, divisor)`, on TensorFlow alone, is the
+  total of the weighted losses over a number, in fewer passes; None elsewhere, and where
+  it does not apply.
 - `fused`, on torch alone, walks large tensors once for both loss and gradient.
 - `known_value(x)` is the number in a scalar tensor, or None where it is not known yet.
 - `xp` is the backend's own array module, for `reference` and for what must keep float64
@@ -38,13 +40,25 @@ xp = _kernel.xp
 _weighted_total = getattr(_kernel, "weighted_total", None)
 
 
+def quotient(x: Tensor, y: Tensor) -> Tensor:
+    if hasattr(_kernel, "quotient"):
+        return _kernel.quotient(x, y)
+    nothing = y == 0
+    result = x / xp.where(nothing, xp.ones_like(y), y)
+    return xp.where(nothing, xp.zeros_like(result), result)
+
+
 def weighted_total(
-    error: Tensor, beta: Any, weight: Tensor | None, axes: tuple[int, ...] | None
+    error: Tensor,
+    beta: Any,
+    weight: Tensor | None,
+    axes: tuple[int, ...] | None,
+    divisor: int,
 ) -> Tensor | None:
     covered = isinstance(beta, float | tuple) and not _is_tiny(beta, error)
     if _weighted_total is None or not covered:
         return None
-    sums: Tensor = _weighted_total(error, beta, weight, axes)
+    sums: Tensor = _weighted_total(error, beta, weight, axes, divisor)
     return sums
 
 

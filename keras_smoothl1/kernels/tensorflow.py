@@ -12,16 +12,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow as xp
 
 from keras_smoothl1.kernels import reference
 from keras_smoothl1.validation import Tensor
 
-__all__ = ["known_value", "smooth_l1", "total", "weighted_total", "xp"]
+__all__ = ["known_value", "quotient", "smooth_l1", "total", "weighted_total", "xp"]
 
 Axes = tuple[int, ...] | None
 Rule = Callable[[Tensor], Any]
+SMALL = 2**16  # elements up to which the calls take longer than the work
 ROW = 32  # numbers that are added in float32 before the sum goes on in float64
 
 
@@ -29,26 +31,42 @@ def known_value(x: Tensor) -> float | None:
     return float(x) if tf.executing_eagerly() else None
 
 
+def quotient(x: Tensor, y: Tensor) -> Tensor:
+    return tf.math.divide_no_nan(x, y)
+
+
 def total(x: Tensor, axes: Axes) -> Tensor:
     # All in float32, 2^24 times 0.1 comes out 2.4e-6 wrong, 6e-2 over an outer axis,
     # and 1e-1 under jit_compile. All in float64 takes three times as long.
-    if axes is None:
+    if _is_small(x):
+        every = tuple(range(len(x.shape)))
+        wide = _wide_sum(x, every if axes is None else axes, axes is not None)
+    elif axes is None:
         flat = tf.reshape(x, [-1])
         in_rows = tf.size(flat, out_type=tf.int64) // ROW * ROW
         rows = tf.reduce_sum(tf.reshape(flat[:in_rows], [-1, ROW]), 1)
-        wide = _wide_sum(rows, 0, False) + _wide_sum(flat[in_rows:], 0, False)
+        wide = _wide_sum(rows, (0,), False) + _wide_sum(flat[in_rows:], (0,), False)
     elif _ends_in_rows(x.shape, axes):
         kept = tf.shape(x)[: -len(axes)]
         rows = tf.reduce_sum(tf.reshape(x, tf.concat([kept, [-1, ROW]], 0)), -1)
         shape = tf.concat([kept, [1] * len(axes)], 0)
-        wide = tf.reshape(_wide_sum(rows, -1, False), shape)
+        wide = tf.reshape(_wide_sum(rows, (-1,), False), shape)
     else:
         wide = _wide_sum(x, axes, True)
-    return tf.cast(wide, x.dtype)
+    return tf.raw_ops.Cast(x=wide, DstT=x.dtype)
 
 
-def _wide_sum(x: Tensor, axes: Any, keepdims: bool) -> Tensor:
-    return tf.reduce_sum(tf.cast(x, tf.float64), axes, keepdims=keepdims)
+def _is_small(x: Tensor) -> bool:
+    """Whether an operation costs more than what it does."""
+    size = x.shape.num_elements()
+    return size is not None and size <= SMALL
+
+
+def _wide_sum(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
+    # By tf.cast and tf.reduce_sum a small eager sum takes three times as long.
+    wide = tf.raw_ops.Cast(x=x, DstT=tf.float64)
+    axis = tf.constant(axes, tf.int32, [len(axes)])
+    return tf.raw_ops.Sum(input=wide, axis=axis, keep_dims=keepdims)
 
 
 def _ends_in_rows(shape: Any, axes: tuple[int, ...]) -> bool:
@@ -61,20 +79,20 @@ def _ends_in_rows(shape: Any, axes: tuple[int, ...]) -> bool:
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
     if tf.is_tensor(beta):
         return _by_error_and_beta(error, beta)
-    return _kept(error, tf.constant(beta, error.dtype), None, ())
+    return _elementwise(_as_tensor(beta, error), error)
 
 
 def weighted_total(
-    error: Tensor, beta: Any, weight: Tensor | None, axes: Axes
+    error: Tensor, beta: Any, weight: Tensor | None, axes: Axes, divisor: int
 ) -> Tensor:
-    """total(weight · smooth_l1(error, beta), axes); 0 where the weight is, even of NaN.
+    """total(weight · smooth_l1(error, beta), axes) / divisor.
 
-    beta is a number or a tuple of them.
+    beta is a number or a tuple of them. What weighs 0 adds nothing, even if it is NaN.
     """
-    beta = tf.constant(beta, error.dtype)
-    sums = _kept(error, beta, weight, axes)
+    given = (tf.constant(divisor, error.dtype), _as_tensor(beta, error), error)
     if weight is None:
-        return sums
+        return _summed_over(axes)(*given)
+    sums = _summed_over(axes)(*given, weight)
 
     @tf.custom_gradient
     def nothing(weight: Tensor) -> tuple[Tensor, Rule]:
@@ -84,7 +102,7 @@ def weighted_total(
             known = tf.where(weight != 0, error, tf.zeros_like(error))
             with tf.GradientTape() as tape:
                 tape.watch(weight)
-                again = total(weight * _kept(known, beta, None, ()), axes)
+                again = total(weight * smooth_l1(known, beta), axes) / divisor
             return tape.gradient(again, weight, upstream)
 
         return tf.zeros_like(sums), rule
@@ -92,36 +110,79 @@ def weighted_total(
     return sums + nothing(weight)
 
 
-def _kept(error: Tensor, beta: Tensor, weight: Tensor | None, axes: Axes) -> Tensor:
-    """The weighted losses, summed over axes unless they are ()."""
-    inputs = (error,) if weight is None else (error, weight)
-    run: Any = functools.partial(_losses_and_slopes, axes)
-    if tf.executing_eagerly():
-        run = _graph(axes, *((x.dtype, x.shape.rank) for x in (beta, *inputs)))
+def _as_tensor(beta: float | tuple[float, ...], error: Tensor) -> Tensor:
+    """A number as a scalar; one for each output spread over the other dimensions.
 
+    Not over the first, and not over many. To repeat a few numbers along the last axis
+    takes twice as long.
+    """
+    sizes = error.shape[1:] if isinstance(beta, tuple) and error.shape.rank else ()
+    inner: list[int] = []
+    for size in reversed(sizes):
+        if size is None or size * math.prod(inner) > SMALL:
+            break
+        inner.insert(0, size)
+    if not inner or _is_small(error):
+        return tf.constant(beta, error.dtype)
+    return tf.constant(np.broadcast_to(beta, inner), error.dtype)
+
+
+# The rules return None for what has no derivative, or has it from elsewhere. They are
+# made once, since tf.custom_gradient takes long to make one.
+
+
+@tf.custom_gradient
+def _elementwise(beta: Tensor, error: Tensor) -> tuple[Tensor, Rule]:
+    losses, slopes = _run((), beta, error)
+
+    def rule(upstream: Tensor) -> tuple[None, Tensor]:
+        return None, tf.multiply(upstream, _kept(slopes, beta, error))
+
+    return losses, rule
+
+
+@functools.cache
+def _summed_over(axes: Axes) -> Any:
     @tf.custom_gradient
-    def apply(error: Tensor) -> tuple[Tensor, Rule]:
-        # Else an eager tape would record what runs here, too.
-        losses, slopes = run(beta, *map(tf.stop_gradient, inputs))
+    def function(
+        divisor: Tensor, beta: Tensor, error: Tensor, *weight: Tensor
+    ) -> tuple[Tensor, Rule]:
+        sums, slopes = _run(axes, beta, error, *weight)
 
-        @tf.custom_gradient
-        def differentiable_slopes(*inputs: Tensor) -> tuple[Tensor, Rule]:
-            def rule(upstream: Tensor) -> Any:
-                with tf.GradientTape() as tape:
-                    tape.watch(inputs)
-                    again = _weigh(_slope(inputs[0], beta), *inputs[1:])
-                return tape.gradient(again, inputs, upstream)
+        def rule(upstream: Tensor) -> Any:
+            share = tf.realdiv(upstream, divisor)
+            by_error = tf.multiply(share, _kept(slopes, beta, error, *weight))
+            return None, None, by_error, *(None for _ in weight)
 
-            return tf.identity(slopes), rule
+        return tf.realdiv(sums, divisor), rule
 
-        return losses, lambda upstream: upstream * differentiable_slopes(*inputs)
+    return function
 
-    return apply(error)
+
+@tf.custom_gradient
+def _kept(slopes: Tensor, beta: Tensor, *inputs: Tensor) -> tuple[Tensor, Rule]:
+    """The weighted slopes from the way forward, which `inputs` would give again."""
+
+    def rule(upstream: Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            again = _weigh(_slope(inputs[0], beta), *inputs[1:])
+        return None, None, *tape.gradient(again, inputs, upstream)
+
+    return slopes, rule
+
+
+def _run(axes: Axes, beta: Tensor, *inputs: Tensor) -> Any:
+    run: Any = functools.partial(_losses_and_slopes, axes)
+    if tf.executing_eagerly() and not _is_small(inputs[0]):
+        run = _graph(axes, *((x.dtype, x.shape.rank) for x in (beta, *inputs)))
+    # Else an eager tape would record what runs here, too.
+    return run(beta, *map(tf.stop_gradient, inputs))
 
 
 @functools.cache
 def _graph(axes: Axes, *kinds: tuple[Any, int]) -> Any:
-    # Run one by one, the operations take two to eight times as long.
+    # Run one by one, the operations on large tensors take twice as long.
     return tf.function(
         functools.partial(_losses_and_slopes, axes),
         input_signature=[tf.TensorSpec([None] * rank, dtype) for dtype, rank in kinds],
