@@ -18,6 +18,7 @@ from keras import ops
 from keras_smoothl1 import validation
 from keras_smoothl1.keras_internals import scale_loss_for_distribution
 from keras_smoothl1.kernels import (
+    alike,
     compiled,
     fused,
     quotient,
@@ -93,7 +94,8 @@ def line_up_all(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns tensors of y_pred's rank; the weight is 0 where the mask is False."""
     y_pred = validation.convert_to_tensor(y_pred, dtype, "y_pred")
-    y_true = validation.convert_to_tensor(y_true, dtype, "y_true")
+    if not alike(y_true, y_pred):
+        y_true = validation.convert_to_tensor(y_true, dtype, "y_true")
     y_true = fit_y_true(y_true, y_pred)
     weight = None
     if mask is not None:
@@ -115,7 +117,7 @@ def fit_y_true(y_true: Tensor, y_pred: Tensor) -> Tensor:
     if of_true is None or of_pred is None:
         # TensorFlow alone; it checks the number of elements when it runs.
         return xp.reshape(y_true, xp.shape(y_pred))
-    if _may_equal(of_true, of_pred):
+    if of_true == of_pred or _may_equal(of_true, of_pred):
         return y_true
     if of_true[-1:] == (1,) and _may_equal(of_true[:-1], of_pred):
         return ops.squeeze(y_true, axis=-1)
@@ -167,6 +169,10 @@ def weighted_losses(
     What is masked or weighs 0 is taken out before the loss sees it, not multiplied away
     after: 0 times NaN is NaN, in the loss as in its gradient.
     """
+    if fused is not None:
+        factor = _factor(weight, mask, y_pred)
+        if fused.covers(y_true, y_pred, beta, factor):
+            return fused.weighted_losses(y_true, y_pred, beta, factor)
     error = y_pred - y_true
     counts = mask if weight is None else weight != 0
     if counts is not None:
@@ -188,9 +194,7 @@ def weighted_sum(
 
     It is 0 where the divisor is.
     """
-    factor = weight
-    if mask is not None and weight is None:
-        factor = ops.cast(mask, y_pred.dtype)
+    factor = _factor(weight, mask, y_pred)
     if (
         fused is not None
         and axes is None
@@ -203,6 +207,13 @@ def weighted_sum(
     if sums is None:
         sums = total(weighted_losses(y_true, y_pred, beta, weight, mask), axes) / number
     return sums if isinstance(divisor, int) else divide(sums, divisor)
+
+
+def _factor(weight: Tensor | None, mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """What to multiply a loss with: the weight, 0 where masked already, or the mask."""
+    if weight is None and mask is not None:
+        return ops.cast(mask, like.dtype)
+    return weight
 
 
 def _reduced(

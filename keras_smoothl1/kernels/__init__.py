@@ -10,8 +10,10 @@
 - `weighted_total(error, beta, weight, axes, divisor)`, on TensorFlow alone, is the
   total of the weighted losses over a number, in fewer passes; None elsewhere, and where
   it does not apply.
-- `fused`, on torch alone, walks large tensors once for both loss and gradient.
+- `fused`, on torch alone, walks large tensors once for both loss and gradient. None
+  elsewhere.
 - `known_value(x)` is the number in a scalar tensor, or None where it is not known yet.
+- `alike(x, y)` says that x needs no conversion where y needs none.
 - `xp` is the backend's own array module, for `reference` and for what must keep float64
   (see there why `keras.ops` does not).
 
@@ -35,6 +37,7 @@ fused: Any = (
 )
 compiled = getattr(_kernel, "compiled", lambda function, static: function)
 known_value = _kernel.known_value
+alike = getattr(_kernel, "alike", lambda x, y: False)
 total = _kernel.total
 xp = _kernel.xp
 _weighted_total = getattr(_kernel, "weighted_total", None)
@@ -65,8 +68,6 @@ def weighted_total(
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
     if _is_tiny(beta, error):
         return _smooth_l1_of_tiny_beta(error, beta)
-    if fused is not None and fused.covers_errors(error, beta):
-        return fused.smooth_l1(error, beta)
     return _kernel.smooth_l1(error, beta)
 
 

@@ -14,7 +14,11 @@ import torch as xp
 from keras_smoothl1.kernels import reference
 from keras_smoothl1.validation import Tensor
 
-__all__ = ["known_value", "smooth_l1", "total", "xp"]
+__all__ = ["alike", "known_value", "smooth_l1", "total", "xp"]
+
+
+def alike(x: Any, y: Tensor) -> bool:
+    return isinstance(x, torch.Tensor) and x.dtype == y.dtype and x.device == y.device
 
 
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
