@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import random
 import statistics
 import sys
@@ -50,8 +49,8 @@ def main():
     import steps
     from rich.progress import Progress
 
-    modes = chosen(arguments.mode, steps.MODES, "--mode")
-    variants = chosen(arguments.variant, steps.VARIANTS, "--variant")
+    modes = steps.chosen(arguments.mode, steps.MODES, "--mode")
+    variants = steps.chosen(arguments.variant, steps.VARIANTS, "--variant")
     cases = [(m, v, s) for m in modes for v in variants for s in arguments.sizes]
     rows = []
     with Progress() as progress:
@@ -63,7 +62,7 @@ def main():
                 {"mode": mode, "variant": variant, "size": 2**size, **summary(times)}
             )
             progress.advance(bar)
-    result = {"machine": machine(arguments.device), "rows": rows}
+    result = {"machine": steps.machine(arguments.device), "rows": rows}
     show(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1))
@@ -80,13 +79,6 @@ def choose_device(device):
 
     if not steps.has_gpu():
         sys.exit(f"{steps.BACKEND} finds no GPU here.")
-
-
-def chosen(names, known, option):
-    unknown = set(names or ()) - set(known)
-    if unknown:
-        sys.exit(f"{option} must be of {known}. Received: {sorted(unknown)}")
-    return names or known
 
 
 def measure(mode, variant, size, seconds):
@@ -131,28 +123,6 @@ def summary(times):
             if name != OURS
         },
         "rounds": len(times[OURS]),
-    }
-
-
-def machine(device):
-    from importlib.metadata import PackageNotFoundError, version
-
-    import keras
-
-    def versions():
-        for name in ("keras-smoothl1", "keras", "jax", "torch", "tensorflow", "optax"):
-            try:
-                yield name, version(name)
-            except PackageNotFoundError:
-                continue
-
-    return {
-        "backend": keras.backend.backend(),
-        "device": device,
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **dict(versions()),
     }
 
 

@@ -5,6 +5,11 @@ is a function of (y_true, y_pred, extra) for this package and for each peer that
 the same work, where extra is a weight, a mask or None.
 """
 
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
 import keras
 import numpy as np
 from keras.src.backend import set_keras_mask
@@ -30,6 +35,33 @@ VARIANTS = (
     "elementwise",
     "beta per output",
 )
+
+
+def chosen(names, known, option):
+    unknown = set(names or ()) - set(known)
+    if unknown:
+        sys.exit(f"{option} must be of {known}. Received: {sorted(unknown)}")
+    return names or known
+
+
+def machine(device):
+    """What a recorded figure must be read with."""
+
+    def versions():
+        for name in ("keras-smoothl1", "keras", "jax", "torch", "tensorflow", "optax"):
+            try:
+                yield name, version(name)
+            except PackageNotFoundError:
+                continue
+
+    return {
+        "backend": keras.backend.backend(),
+        "device": device,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **dict(versions()),
+    }
 
 
 def has_gpu():
@@ -181,8 +213,8 @@ def _torch_step(function, mode, y_true, y_pred, extra):
     upstream = torch.ones_like(function(y_true, y_pred, extra))
 
     def run():
-        y_pred.grad = None
         function(y_true, y_pred, extra).backward(upstream)
+        y_pred.grad = None
         if y_pred.is_cuda:
             torch.cuda.synchronize()
 

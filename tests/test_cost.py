@@ -1,0 +1,168 @@
+"""What a step costs, without a clock: sweeps over memory, and new memory.
+
+The clock would show the same, but not on every machine nor every day. Where a number
+here must grow, benchmarks/speed.py says what that costs.
+"""
+
+import numpy as np
+import pytest
+from autodiff import BACKEND
+
+from keras_smoothl1 import SmoothL1Loss
+
+SHAPE = (64, 64, 64, 4)
+BETAS = [0.1, 0.1, 0.2, 0.5]
+Y_TRUE, Y_PRED = np.random.default_rng(0).standard_normal((2, *SHAPE), "float32")
+WEIGHT = np.ones(SHAPE[:1], "float32")
+
+
+def cases(**bounds):
+    """Bounds for each variant, on one backend."""
+    variants = {
+        "plain": ({}, None),
+        "weights": ({}, WEIGHT),
+        "reduce_dims": ({"reduce_dims": (1, 2, 3)}, None),
+        "elementwise": ({"reduction": None}, None),
+        "beta": ({"beta": BETAS}, None),
+    }
+    return pytest.mark.parametrize(
+        ("settings", "weight", "bound"),
+        [(*variants[name], bound) for name, bound in bounds.items()],
+        ids=list(bounds),
+    )
+
+
+if BACKEND == "torch":
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Cost(TorchDispatchMode):
+        """Counts operations, and new tensors of at least half of y_pred's size."""
+
+        def __init__(self, given):
+            super().__init__()
+            self.given = {x.untyped_storage().data_ptr() for x in given}
+            self.size = given[0].numel()
+            self.storages, self.operations = set(), 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            self.operations += 1
+            if isinstance(result, torch.Tensor) and 2 * result.numel() >= self.size:
+                self.storages.add(result.untyped_storage().data_ptr())
+            return result
+
+    @cases(
+        plain=(1, 8),
+        weights=(1, 20),
+        reduce_dims=(1, 8),
+        elementwise=(2, 10),
+        beta=(1, 15),
+    )
+    def test_a_step_sweeps_once_and_allocates_what_it_returns(
+        monkeypatch, settings, weight, bound
+    ):
+        from keras_smoothl1.kernels import torch_fused, torch_native
+
+        allocated, operations = bound
+        pieces = 8
+        for module in (torch_fused, torch_native):
+            monkeypatch.setattr(module, "PIECE", Y_PRED.size // pieces)
+        y_true, y_pred = torch.tensor(Y_TRUE), torch.tensor(Y_PRED).requires_grad_()
+        weight = None if weight is None else torch.tensor(weight)
+        loss = SmoothL1Loss(**settings)
+        upstream = torch.ones(SHAPE if loss.reduction is None else ())
+        with Cost([y_pred, y_true, upstream]) as cost:
+            loss(y_true, y_pred, weight).backward(upstream)
+        assert len(cost.storages - cost.given) <= allocated
+        assert cost.operations <= 15 + operations * pieces
+
+    @pytest.mark.parametrize("weight", [None, WEIGHT])
+    def test_a_small_step_has_no_views_or_pieces(weight):
+        y_true, y_pred = torch.tensor(Y_TRUE[0]), torch.tensor(Y_PRED[0])
+        weight = None if weight is None else torch.ones(SHAPE[1])
+        with Cost([y_pred.requires_grad_(), y_true]) as cost:
+            SmoothL1Loss()(y_true, y_pred, weight).backward()
+        assert cost.operations <= (14 if weight is None else 23)
+
+
+if BACKEND == "jax":
+    import jax
+
+    # The losses are written once, since XLA's sum reads them from memory.
+    @cases(
+        plain=(1, 4),
+        weights=(1, 4),
+        reduce_dims=(1, 4),
+        elementwise=(1, 3),
+        beta=(1, 4),
+    )
+    def test_a_compiled_step_has_few_loops_and_little_memory(settings, weight, bound):
+        temporaries, loops = bound
+        loss = SmoothL1Loss(**settings)
+
+        def step(y_true, y_pred, weight):
+            value, pull_back = jax.vjp(lambda x: loss(y_true, x, weight), y_pred)
+            return value, pull_back(jax.numpy.ones_like(value))
+
+        compiled = jax.jit(step).lower(Y_TRUE, Y_PRED, weight).compile()
+        memory = compiled.memory_analysis().temp_size_in_bytes
+        assert memory <= 1.01 * temporaries * Y_PRED.nbytes
+        entry = compiled.as_text().split("ENTRY")[1]
+        assert 1 <= entry.count(" fusion(") <= loops
+
+    def test_an_eager_call_is_compiled_once(caplog):
+        loss = SmoothL1Loss(0.123)
+        with jax.log_compiles():
+            for _ in range(3):
+                loss(Y_TRUE, Y_PRED)
+        compiled = [x for x in caplog.messages if "Compiling" in x and "_loss" in x]
+        assert len(compiled) == 1
+
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    SWEEPS = {
+        *("Sub", "Minimum", "Maximum", "RealDiv", "Mul", "MulNoNan", "AddV2", "Neg"),
+        *("SelectV2", "NotEqual", "Abs", "Sign", "Cast", "Fill", "BroadcastTo", "Sum"),
+    }
+
+    @cases(plain=9, weights=11, reduce_dims=9, elementwise=10, beta=9)
+    def test_the_graph_of_a_step_has_few_operations_on_whole_tensors(
+        settings, weight, bound
+    ):
+        loss = SmoothL1Loss(**settings)
+
+        @tf.function(autograph=False)
+        def step(y_true, y_pred, weight):
+            with tf.GradientTape() as tape:
+                tape.watch(y_pred)
+                value = loss(y_true, y_pred, weight)
+            return value, tape.gradient(value, y_pred)
+
+        weight = None if weight is None else tf.constant(weight)
+        graph = step.get_concrete_function(
+            tf.constant(Y_TRUE), tf.constant(Y_PRED), weight
+        ).graph
+        needed, found = [x.op for x in graph.outputs], set()
+        while needed:  # what the outputs do not need is pruned
+            operation = needed.pop()
+            if operation not in found:
+                found.add(operation)
+                needed += [x.op for x in operation.inputs]
+        whole = sorted(
+            operation.type
+            for operation in found
+            if operation.type in SWEEPS and tuple(operation.outputs[0].shape) == SHAPE
+        )
+        assert 1 <= len(whole) <= bound, whole
+
+    def test_eager_calls_trace_one_graph_for_all_sizes():
+        from keras_smoothl1.kernels import tensorflow as kernel
+
+        loss = SmoothL1Loss(0.5)
+        for size in (16, 32, 48):
+            loss(Y_TRUE[:size], Y_PRED[:size])
+        kinds = ((tf.float32, 0), (tf.float32, len(SHAPE)))
+        assert kernel._graph(None, *kinds).experimental_get_tracing_count() == 1
