@@ -61,8 +61,10 @@ def main():
         rows += json.loads(process.stdout.splitlines()[-1])
     show(rows, arguments.dtype)
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(rows, indent=1))
     if arguments.figure:
+        arguments.figure.parent.mkdir(parents=True, exist_ok=True)
         draw(rows, arguments.figure, arguments.dtype)
 
 

@@ -64,6 +64,7 @@ def main():
     result = {"machine": steps.machine("cpu"), "size": 2**arguments.size, "rows": rows}
     show(result)
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1))
 
 

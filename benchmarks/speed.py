@@ -38,6 +38,9 @@ def parse_arguments():
         "--seconds", type=float, default=1.0, help="for each case, at least"
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument(
+        "--recorded", type=pathlib.Path, help="numbers to show instead of measuring"
+    )
     parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
     parser.add_argument("--figure", type=pathlib.Path, help="file for a figure")
     return parser.parse_args()
@@ -46,6 +49,20 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     choose_device(arguments.device)
+    if arguments.recorded:
+        result = json.loads(arguments.recorded.read_text())
+    else:
+        result = record(arguments)
+    show(result)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result))
+    if arguments.figure:
+        arguments.figure.parent.mkdir(parents=True, exist_ok=True)
+        draw(result, arguments.figure)
+
+
+def record(arguments):
     import steps
     from rich.progress import Progress
 
@@ -62,12 +79,7 @@ def main():
                 {"mode": mode, "variant": variant, "size": 2**size, **summary(times)}
             )
             progress.advance(bar)
-    result = {"machine": steps.machine(arguments.device), "rows": rows}
-    show(result)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
-    if arguments.figure:
-        draw(result, arguments.figure)
+    return {"machine": steps.machine(arguments.device), "rows": rows}
 
 
 def choose_device(device):
@@ -113,17 +125,19 @@ def seconds_of(run, calls):
 def summary(times):
     from steps import OURS
 
+    def ratio(of):
+        pairs = zip(of, times[OURS], strict=True)
+        return digits(statistics.median(peer / ours for peer, ours in pairs))
+
     return {
-        "seconds": {name: statistics.median(of) for name, of in times.items()},
-        "ratio": {
-            name: statistics.median(
-                peer / ours for peer, ours in zip(of, times[OURS], strict=True)
-            )
-            for name, of in times.items()
-            if name != OURS
-        },
+        "seconds": {name: digits(statistics.median(of)) for name, of in times.items()},
+        "ratio": {name: ratio(of) for name, of in times.items() if name != OURS},
         "rounds": len(times[OURS]),
     }
+
+
+def digits(number):
+    return float(f"{number:.3g}")
 
 
 def show(result):
@@ -131,7 +145,7 @@ def show(result):
     from rich.console import Console
     from steps import OURS
 
-    console = Console(width=max(100, Console().width))
+    console = Console(width=max(120, Console().width))
     rows = result["rows"]
     for mode in unique(rows, "mode"):
         of_mode = [row for row in rows if row["mode"] == mode]
@@ -141,13 +155,15 @@ def show(result):
             table = table_of(f"{mode}: milliseconds of a step", sizes, "growth")
             for name in plain[0]["seconds"]:
                 seconds = [row["seconds"][name] for row in plain]
-                cells = [f"{1e3 * s:.3g}" for s in seconds]
+                cells = (f"{1e3 * s:{'.0f' if s > 0.1 else '.2g'}}" for s in seconds)
                 table.add_row(name, *cells, growth(sizes, seconds))
             console.print(table)
         table = table_of(f"{mode}: {OURS} is so many times as fast as", sizes)
         for variant in unique(of_mode, "variant"):
             ratios = [row["ratio"] for row in of_mode if row["variant"] == variant]
             for name in ratios[0]:
+                if name == "memory" and variant != "plain":
+                    continue
                 table.add_row(f"{name}, {variant}", *(f"{r[name]:.2f}" for r in ratios))
         console.print(table)
 
@@ -225,7 +241,7 @@ def draw(result, path):
     panels[1, 0].set_ylabel(f"times as fast as {HUBER}")
     panels[0, 0].legend(frameon=False, fontsize="small")
     panels[1, -1].legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

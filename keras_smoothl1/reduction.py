@@ -199,10 +199,11 @@ def weighted_sum(
         fused is not None
         and axes is None
         and fused.covers(y_true, y_pred, beta, factor)
-        and divisor != 0
+        and divisor != 0  # known, since these are CPU tensors
     ):
         return fused.weighted_sum(y_true, y_pred, beta, factor, float(divisor))
-    number = max(divisor, 1) if isinstance(divisor, int) else 1
+    # A float: JAX has no ints beyond 2^31.
+    number = float(max(divisor, 1)) if isinstance(divisor, int) else 1.0
     sums = weighted_total(y_pred - y_true, beta, factor, axes, number)
     if sums is None:
         sums = total(weighted_losses(y_true, y_pred, beta, weight, mask), axes) / number
@@ -277,7 +278,7 @@ def spread_sum(x: Tensor, like: Tensor, axes: tuple[int, ...] | None = None) -> 
     own_sum = total(ops.cast(x, like.dtype), axes)
     own = _size(x, axes, like.dtype)
     if isinstance(size, int) and isinstance(own, int):
-        return own_sum * (size // max(own, 1))
+        return own_sum * float(size // max(own, 1))
     own = ops.convert_to_tensor(own, dtype=like.dtype)
     return own_sum * (size / xp.maximum(own, xp.ones_like(own)))
 
@@ -302,5 +303,5 @@ def _size(x: Tensor, axes: tuple[int, ...] | None, dtype: Any) -> Any:
 def divide(sums: Tensor, size: Any) -> Tensor:
     """Returns sums / size, and 0 where there is nothing to average."""
     if isinstance(size, int):
-        return sums / max(size, 1)
+        return sums / float(max(size, 1))
     return quotient(sums, ops.cast(size, sums.dtype))

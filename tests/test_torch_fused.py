@@ -157,3 +157,60 @@ def test_gradients_accumulate():
     y_pred.grad = None
     SmoothL1Loss()(y_true, y_pred).backward()
     torch.testing.assert_close(twice, 2 * y_pred.grad)
+
+
+@pytest.mark.parametrize("beta", [0.5, (0.25, 2.0)])
+@pytest.mark.parametrize("reduction", ["mean", None])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradcheck(beta, reduction, weighted):
+    y_true, y_pred = torch.randn(2, 5, 2, dtype=torch.float64)
+    weight = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0]) if weighted else None
+    loss = SmoothL1Loss(beta, reduction, dtype="float64")
+    assert torch.autograd.gradcheck(
+        lambda x: loss(y_true, x, weight), y_pred.requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("beta", [0.5, (0.25, 2.0)])
+def test_losses_may_be_changed_in_place(beta):
+    y_pred = torch.ones(PIECE + 2, 2, requires_grad=True)
+    losses = SmoothL1Loss(beta, reduction=None)(torch.zeros(PIECE + 2, 2), y_pred)
+    losses.mul_(2).sum().backward()
+    np.testing.assert_allclose(y_pred.grad[:, 0], 2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_a_jacobian_of_all_rows_at_once(reduction):
+    y_true, y_pred = torch.randn(2, 3, 2)
+    loss = SmoothL1Loss(0.5, reduction)
+    rows, one_by_one = (
+        torch.autograd.functional.jacobian(
+            lambda x: loss(y_true, x), y_pred, vectorize=vectorize
+        )
+        for vectorize in (True, False)
+    )
+    torch.testing.assert_close(rows, one_by_one)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")
+def test_forward_mode_is_refused_and_not_silently_zero():
+    y_true, y_pred = torch.randn(2, 3, 2)
+    with torch.autograd.forward_ad.dual_level():
+        x = torch.autograd.forward_ad.make_dual(y_pred, torch.ones(3, 2))
+        with pytest.raises(NotImplementedError):
+            SmoothL1Loss()(y_true, x)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 1, 1), (7, 300, 1)])
+def test_a_weight_for_many_elements_is_walked_in_pieces(monkeypatch, shape):
+    monkeypatch.setattr(kernels.fused, "PIECE", 1000)
+    y_true, y_pred, _ = tensors()
+    weight = torch.rand(shape)
+    value = SmoothL1Loss(0.5, "sum")(y_true, y_pred, weight)
+    value.backward()
+    losses = torch.nn.functional.smooth_l1_loss(
+        y_pred, y_true, beta=0.5, reduction="none"
+    )
+    torch.testing.assert_close(value, (losses * weight).sum())
+    slopes = ((y_pred - y_true) / 0.5).clamp(-1, 1)
+    torch.testing.assert_close(y_pred.grad, slopes * weight)

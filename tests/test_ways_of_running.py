@@ -89,6 +89,13 @@ def test_second_derivatives(beta):
 if BACKEND == "jax":
     import jax
 
+    def test_more_elements_than_an_int32_counts():
+        y = jax.ShapeDtypeStruct((2**31 + 8, 1), "float32")
+        weight = jax.ShapeDtypeStruct((1, 1), "float32")
+        assert jax.eval_shape(SmoothL1Loss(), y, y, weight).shape == ()
+        by_weight = SmoothL1Loss(reduction="mean_with_sample_weight", reduce_dims=0)
+        assert jax.eval_shape(by_weight, y, y, weight).shape == ()
+
     @WEIGHTS
     @SETTINGS
     @BETAS
@@ -264,6 +271,18 @@ if BACKEND == "tensorflow":
         signature[rank_of] = tf.TensorSpec(None)
         run = tf.function(SmoothL1Loss(), input_signature=signature)
         assert to_numpy(run(y, y[:, None])) == 0
+
+    def test_the_slope_by_a_weight_of_0_is_0_where_the_target_is_missing():
+        """The mixed second derivative, from the slope that is kept."""
+        y_true, y_pred = tf.constant([0.0, np.nan]), tf.constant([3.0, 3.0])
+        weight = tf.constant([1.0, 0.0])
+        with tf.GradientTape() as outer:
+            outer.watch(weight)
+            with tf.GradientTape() as inner:
+                inner.watch(y_pred)
+                value = SmoothL1Loss(reduction="sum")(y_true, y_pred, weight)
+            slope = tf.reduce_sum(inner.gradient(value, y_pred))
+        same(outer.gradient(slope, weight), [1, 0])
 
 
 def test_keras_variables_are_tensors():

@@ -10,7 +10,7 @@
 - `weighted_total(error, beta, weight, axes, divisor)`, on TensorFlow alone, is the
   total of the weighted losses over a number, in fewer passes; None elsewhere, and where
   it does not apply.
-- `fused`, on torch alone, walks large tensors once for both loss and gradient. None
+- `fused`, on torch alone, makes losses and gradient in one walk over the tensors. None
   elsewhere.
 - `known_value(x)` is the number in a scalar tensor, or None where it is not known yet.
 - `alike(x, y)` says that x needs no conversion where y needs none.
@@ -56,7 +56,7 @@ def weighted_total(
     beta: Any,
     weight: Tensor | None,
     axes: tuple[int, ...] | None,
-    divisor: int,
+    divisor: float,
 ) -> Tensor | None:
     covered = isinstance(beta, float | tuple) and not _is_tiny(beta, error)
     if _weighted_total is None or not covered:

@@ -3,8 +3,8 @@
 Autodiff of the value's spelling is wrong on the threshold and NaN far from it. The
 slope is kept from the way forward, and differentiated by a rule of its own, for second
 derivatives. `weighted_total` also keeps the weights in it, so that the way back is one
-multiplication; eagerly both run as a graph, which is traced once for each rank. They
-must match `reference.value`, `reference.slope` and `reference.bend`.
+multiplication. On large eager tensors the way forward runs as a graph, traced once for
+each rank. They must match `reference.value`, `reference.slope` and `reference.bend`.
 """
 
 import functools
@@ -83,7 +83,7 @@ def smooth_l1(error: Tensor, beta: Any) -> Tensor:
 
 
 def weighted_total(
-    error: Tensor, beta: Any, weight: Tensor | None, axes: Axes, divisor: int
+    error: Tensor, beta: Any, weight: Tensor | None, axes: Axes, divisor: float
 ) -> Tensor:
     """total(weight · smooth_l1(error, beta), axes) / divisor.
 
@@ -164,9 +164,12 @@ def _kept(slopes: Tensor, beta: Tensor, *inputs: Tensor) -> tuple[Tensor, Rule]:
     """The weighted slopes from the way forward, which `inputs` would give again."""
 
     def rule(upstream: Tensor) -> Any:
+        error, *weight = inputs
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            again = _weigh(_slope(inputs[0], beta), *inputs[1:])
+            for w in weight:
+                error = tf.where(w != 0, error, tf.zeros_like(error))
+            again = _weigh(_slope(error, beta), *weight)
         return None, None, *tape.gradient(again, inputs, upstream)
 
     return slopes, rule
@@ -176,7 +179,7 @@ def _run(axes: Axes, beta: Tensor, *inputs: Tensor) -> Any:
     run: Any = functools.partial(_losses_and_slopes, axes)
     if tf.executing_eagerly() and not _is_small(inputs[0]):
         run = _graph(axes, *((x.dtype, x.shape.rank) for x in (beta, *inputs)))
-    # Else an eager tape would record what runs here, too.
+    # stop_gradient: an eager tape would record what runs here, too.
     return run(beta, *map(tf.stop_gradient, inputs))
 
 

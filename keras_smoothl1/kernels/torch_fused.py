@@ -2,8 +2,8 @@
 
 One operation after another sweeps a large tensor through memory a dozen times and
 allocates each time, which made the loss ten times as slow as torch's own kernel. Here
-the tensors are walked in pieces that stay in the cache, with the operations of
-`reference`, and the gradient is written into the one buffer that is handed on.
+the operations of `reference` overwrite their inputs, on pieces of large tensors that
+stay in the cache, and the gradient is handed on in the one buffer that is made.
 `weighted_losses` must match `torch.smooth_l1` times the weight, and `weighted_sum` the
 `torch.total` of that. Whatever they do not cover is computed by these.
 """
@@ -12,12 +12,14 @@ import math
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from keras_smoothl1.kernels import torch_native
 from keras_smoothl1.kernels.torch import Slope
 from keras_smoothl1.validation import Beta, Tensor
 
-PIECE = 2**20  # elements: 4 MB, large enough for torch to use its threads
+PIECE = torch_native.PIECE
+_transformed: Any = torch._C._are_functorch_transforms_active
 
 
 def covers(y_true: Tensor, y_pred: Tensor, beta: Any, weight: Tensor | None) -> bool:
@@ -29,21 +31,20 @@ def covers(y_true: Tensor, y_pred: Tensor, beta: Any, weight: Tensor | None) -> 
         and y_pred.numel() > 0
         and not any(x.requires_grad or x.device.type != "cpu" for x in given)
         and not torch.compiler.is_compiling()
-        # torch.func and torch.vmap cannot go through operations with out=.
-        and not torch._C._are_functorch_transforms_active()
+        # torch.func, torch.vmap and forward mode cannot go through what overwrites.
+        and not _transformed()
+        and forward_ad._current_level < 0
         and (weight is None or _weighs_rows(weight, y_pred, beta))
     )
 
 
 def _weighs_rows(weight: Tensor, y_pred: Tensor, beta: Beta) -> bool:
-    """Whether each entry of weight is for one row of neighbours, not much too long."""
+    """Whether each weight is for a row of neighbours, with whole sets of betas."""
     own, shape = tuple(weight.shape), tuple(y_pred.shape)
     rank = len(own)
     while rank and own[rank - 1] == 1:
         rank -= 1
-    fits = isinstance(beta, float) or rank < len(own)
-    rows = math.prod(own)
-    return fits and own[:rank] == shape[:rank] and y_pred.numel() <= rows * PIECE * 16
+    return own[:rank] == shape[:rank] and (isinstance(beta, float) or rank < len(own))
 
 
 def weighted_losses(
@@ -81,7 +82,7 @@ class _Weighted(torch.autograd.Function):
         # Handed on and not kept: autograd takes a buffer that nobody else holds without
         # a copy. A second backward pass, or one to be differentiated, starts again.
         gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None or torch.is_grad_enabled():
+        if gradient is None or torch.is_grad_enabled() or _is_batched(upstream):
             return upstream * _differentiable(*ctx.saved_tensors, *ctx.numbers), None
         if upstream.dim() == 0 and float(upstream) == 1:
             return gradient, None
@@ -101,7 +102,12 @@ def _differentiable(
     slope = Slope.apply(error, error.new_tensor(beta))
     if weight is not None:
         slope = slope * weight
-    return slope if divisor is None else slope / divisor
+    return slope if divisor is None else slope * (1 / divisor)
+
+
+def _is_batched(x: Tensor) -> bool:
+    """Whether x is many tensors, under a vmap of the backward pass."""
+    return _transformed() or torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def _walk(
@@ -114,65 +120,96 @@ def _walk(
 ) -> tuple[Tensor, Tensor | None]:
     """The weighted losses, or their sum over divisor; and the gradient, if wanted."""
     y_pred = y_pred.detach()
-    if weight is None and divisor is not None and isinstance(beta, float):
-        found = torch_native.weighted_sum(y_pred, y_true, beta, divisor, wanted)
-        if found is not None:
-            return found
-    if y_pred.numel() <= PIECE and isinstance(beta, float):
-        error = y_pred - y_true
-        slope = _to_losses_and_slopes(error, beta, weight)
-        if divisor is None:
-            return error, slope
-        return error.sum().div_(divisor), slope.mul_(1 / divisor) if wanted else None
-
-    y_true, y_pred = y_true.contiguous(), y_pred.contiguous()
-    (rows, width), bounds = _in_rows(y_pred, weight, beta)
-    step = max(1, PIECE // width)
-    # The errors become the losses or, where these are only summed, the gradient.
-    kept = (wanted or divisor is None, wanted and divisor is None)
-    errors, slopes = (
-        y_pred.new_empty(rows if keep else min(rows, step), width) for keep in kept
-    )
-    total = 0.0
-    for start in range(0, rows, step):
-        own = slice(start, start + step)
-        piece = y_pred.view(rows, width)[own]
-        error, slope = (
-            x[own] if keep else x[: len(piece)]
-            for x, keep in zip((errors, slopes), kept, strict=True)
-        )
-        torch.sub(piece, y_true.view(rows, width)[own], out=error)
-        piece_weight = None if weight is None else weight.reshape(rows, 1)[own]
-        _to_losses_and_slopes(error, bounds, piece_weight, slope)
-        if divisor is not None:
-            total += float(error.sum())
-            if wanted:
-                torch.mul(slope, 1 / divisor, out=error)
+    if isinstance(beta, float):
+        if weight is None and divisor is not None:
+            found = torch_native.plain_sum(y_pred, y_true, beta, divisor, wanted)
+            if found is not None:
+                return found
+        if y_pred.numel() <= PIECE:
+            error = y_pred - y_true
+            slope = _to_losses_and_slopes(error, beta, weight)
+            if divisor is None:
+                return error, slope
+            return error.sum().div_(divisor), slope.mul_(1 / divisor)
+    y_pred, y_true = y_pred.contiguous(), y_true.contiguous()
     if divisor is None:
-        return errors.view_as(y_pred), slopes.view_as(y_pred) if wanted else None
-    loss = y_pred.new_tensor(total / divisor)
-    return loss, errors.view_as(y_pred) if wanted else None
+        return _losses_in_pieces(wanted, y_pred, y_true, weight, beta)
+    return _sum_in_pieces(wanted, y_pred, y_true, weight, beta, divisor)
 
 
-def _in_rows(
-    y_pred: Tensor, weight: Tensor | None, beta: Beta
-) -> tuple[tuple[int, int], Any]:
-    """The number and width of the rows to walk in, and beta for each entry of one.
+def _losses_in_pieces(
+    wanted: bool, y_pred: Tensor, y_true: Tensor, weight: Tensor | None, beta: Beta
+) -> tuple[Tensor, Tensor | None]:
+    losses = torch.empty_like(y_pred)
+    slopes = torch.empty_like(y_pred) if wanted else None
+    given, bounds = _in_pieces((y_pred, y_true, losses, slopes), y_pred, weight, beta)
+    for piece, target, loss, slope, piece_weight in given:
+        torch.sub(piece, target, out=loss)
+        _to_losses_and_slopes(loss, bounds, piece_weight, slope)
+    return losses, slopes
+
+
+def _sum_in_pieces(
+    wanted: bool,
+    y_pred: Tensor,
+    y_true: Tensor,
+    weight: Tensor | None,
+    beta: Beta,
+    divisor: float,
+) -> tuple[Tensor, Tensor | None]:
+    gradient = torch.empty_like(y_pred) if wanted else None
+    given, bounds = _in_pieces((y_pred, y_true, gradient), y_pred, weight, beta)
+    scratch = torch.empty_like(given[0][0])
+    total = 0.0
+    for piece, target, out, piece_weight in given:
+        # Where the gradient will stand there is room for the errors and losses.
+        error = torch.sub(piece, target, out=out)
+        slope = scratch[: len(piece)]
+        _to_losses_and_slopes(error, bounds, piece_weight, slope)
+        total += float(error.sum())
+        if out is not None:
+            torch.mul(slope, 1 / divisor, out=out)
+    return y_pred.new_tensor(total / divisor), gradient
+
+
+def _in_pieces(
+    tensors: tuple[Tensor | None, ...],
+    y_pred: Tensor,
+    weight: Tensor | None,
+    beta: Beta,
+) -> tuple[list[tuple[Any, ...]], Any]:
+    """The pieces of tensors and weight, as rows, and beta for each entry of a row.
 
     A row has one weight, and whole sets of betas: by many of them, since to repeat a
     few numbers takes long.
     """
     size = y_pred.numel()
+    bounds: Any = beta
     if weight is not None:
-        shape = weight.numel(), size // weight.numel()
+        weight = _spread_until_rows_are_short(weight, y_pred).reshape(-1, 1)
+        width = size // len(weight)
     elif isinstance(beta, float):
-        shape = size, 1
+        width = 1
     else:
         width = len(beta) * math.gcd(size // len(beta), 256)
-        shape = size // width, width
-    if isinstance(beta, float):
-        return shape, beta
-    return shape, y_pred.new_tensor(beta).repeat(shape[1] // len(beta))
+    if isinstance(beta, tuple):
+        bounds = y_pred.new_tensor(beta).repeat(width // len(beta))
+    step = max(1, PIECE // width)
+    count = -(-size // (width * step))
+    split = [
+        [None] * count if x is None else x.view(-1, width).split(step) for x in tensors
+    ]
+    split.append([None] * count if weight is None else weight.split(step))
+    return list(zip(*split, strict=True)), bounds
+
+
+def _spread_until_rows_are_short(weight: Tensor, y_pred: Tensor) -> Tensor:
+    shape = list(weight.shape)
+    for axis, size in enumerate(y_pred.shape[:-1]):
+        if y_pred.numel() <= math.prod(shape) * PIECE:
+            break
+        shape[axis] = size
+    return weight.expand(shape)
 
 
 def _to_losses_and_slopes(
