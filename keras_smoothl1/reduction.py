@@ -21,6 +21,7 @@ from keras_smoothl1.kernels import (
     alike,
     compiled,
     fused,
+    kept,
     quotient,
     smooth_l1,
     total,
@@ -176,7 +177,7 @@ def weighted_losses(
     error = y_pred - y_true
     counts = mask if weight is None else weight != 0
     if counts is not None:
-        error = xp.where(counts, error, xp.zeros_like(error))
+        error = kept(error, counts)
     losses = smooth_l1(error, beta)
     return losses if weight is None else losses * weight
 

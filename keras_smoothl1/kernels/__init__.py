@@ -6,6 +6,7 @@
 - `total(x, axes)` sums over axes, which stay as size 1, or over all of them to a scalar
   if they are None. 2^24 float32 numbers are right to 2e-6.
 - `compiled(function, static)` compiles a function where that makes it faster: on JAX.
+- `kept(error, counts)` is the error where it counts, and 0 elsewhere, even for NaN.
 - `quotient(x, y)` is x / y, and 0 where y is.
 - `weighted_total(error, beta, weight, axes, divisor)`, on TensorFlow alone, is the
   total of the weighted losses over a number, in fewer passes; None elsewhere, and where
@@ -41,6 +42,12 @@ alike = getattr(_kernel, "alike", lambda x, y: False)
 total = _kernel.total
 xp = _kernel.xp
 _weighted_total = getattr(_kernel, "weighted_total", None)
+
+
+def kept(error: Tensor, counts: Tensor) -> Tensor:
+    if hasattr(_kernel, "kept"):
+        return _kernel.kept(error, counts)
+    return xp.where(counts, error, xp.zeros_like(error))
 
 
 def quotient(x: Tensor, y: Tensor) -> Tensor:
