@@ -107,7 +107,7 @@ def _differentiable(
 
 def _is_batched(x: Tensor) -> bool:
     """Whether x is many tensors, under a vmap of the backward pass."""
-    return _transformed() or torch._C._functorch.is_legacy_batchedtensor(x)
+    return bool(_transformed() or torch._C._functorch.is_legacy_batchedtensor(x))
 
 
 def _walk(

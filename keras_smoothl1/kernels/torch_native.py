@@ -51,4 +51,5 @@ def plain_sum(
 def _is_exact(total: float, beta: float, size: int, info: torch.finfo) -> bool:
     # No square of an error below beta overflows, and what all of them may have lost by
     # underflow, info.tiny each and divided by beta, is less than a rounding of the sum.
-    return beta * beta < info.max and total * beta * info.eps >= size * info.tiny
+    lost: float = size * info.tiny
+    return beta * beta < float(info.max) and total * beta * float(info.eps) >= lost
