@@ -8,6 +8,8 @@ memory of y_pred; the gradient alone is 1. Linux only: it reads /proc.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import pathlib
@@ -76,6 +78,8 @@ def measure(mode, variant, name, size):
     function = steps.implementations(variant)[name]
     run = steps.step(function, mode, y_true, y_pred, extra)
     run()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back to the system
     before = in_use("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     run()
