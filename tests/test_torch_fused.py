@@ -197,7 +197,7 @@ def test_forward_mode_is_refused_and_not_silently_zero():
     y_true, y_pred = torch.randn(2, 3, 2)
     with torch.autograd.forward_ad.dual_level():
         x = torch.autograd.forward_ad.make_dual(y_pred, torch.ones(3, 2))
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(NotImplementedError, match="forward mode AD"):
             SmoothL1Loss()(y_true, x)
 
 
