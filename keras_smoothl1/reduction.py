@@ -203,11 +203,11 @@ def weighted_sum(
         and divisor != 0  # known, since these are CPU tensors
     ):
         return fused.weighted_sum(y_true, y_pred, beta, factor, float(divisor))
-    # A float: JAX has no ints beyond 2^31.
-    number = float(max(divisor, 1)) if isinstance(divisor, int) else 1.0
+    number = max(divisor, 1) if isinstance(divisor, int) else 1
     sums = weighted_total(y_pred - y_true, beta, factor, axes, number)
     if sums is None:
-        sums = total(weighted_losses(y_true, y_pred, beta, weight, mask), axes) / number
+        losses = weighted_losses(y_true, y_pred, beta, weight, mask)
+        return divide(total(losses, axes), divisor)
     return sums if isinstance(divisor, int) else divide(sums, divisor)
 
 
@@ -304,5 +304,5 @@ def _size(x: Tensor, axes: tuple[int, ...] | None, dtype: Any) -> Any:
 def divide(sums: Tensor, size: Any) -> Tensor:
     """Returns sums / size, and 0 where there is nothing to average."""
     if isinstance(size, int):
-        return sums / float(max(size, 1))
+        return sums / float(max(size, 1))  # JAX has no ints beyond 2^31
     return quotient(sums, ops.cast(size, sums.dtype))

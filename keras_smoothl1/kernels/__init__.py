@@ -63,7 +63,7 @@ def weighted_total(
     beta: Any,
     weight: Tensor | None,
     axes: tuple[int, ...] | None,
-    divisor: float,
+    divisor: int,
 ) -> Tensor | None:
     covered = isinstance(beta, float | tuple) and not _is_tiny(beta, error)
     if _weighted_total is None or not covered:

@@ -25,8 +25,8 @@ def smooth_l1(error: Tensor, beta: Any) -> Tensor:
 def total(x: Tensor, axes: tuple[int, ...] | None) -> Tensor:
     # XLA sums an outer axis one by one if the inner ones have size 1: of 2^24 times 0.1
     # it got 2.5e-5 wrong, of the same as a vector 7.5e-8.
-    kept = () if axes is None else tuple(set(range(x.ndim)) - set(axes))
-    if x.ndim > 1 and all(x.shape[axis] == 1 for axis in kept):
+    left = () if axes is None else tuple(set(range(x.ndim)) - set(axes))
+    if x.ndim > 1 and all(x.shape[axis] == 1 for axis in left):
         flat = xp.sum(x.squeeze())
         return flat if axes is None else flat.reshape((1,) * x.ndim)
     return xp.sum(x, axis=axes, keepdims=axes is not None)

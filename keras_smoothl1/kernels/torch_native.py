@@ -1,9 +1,9 @@
 """Eager PyTorch on a CPU: a plain sum by torch's own kernels, where they are exact.
 
-They sweep a tensor once where `torch_fused` does four times. The derivative of torch's
-sum is the closed-form slope, rounded once. Its value squares the error, and so leaves
-the range of the dtype before the loss does, but the sum shows whether that can have
-cost it a digit. It must match the sum of `torch_fused`, which takes the rest.
+Four operations do what takes `torch_fused` seven. The derivative of torch's sum is the
+closed-form slope, rounded once. Its value squares the error, and so leaves the range of
+the dtype before the loss does, but the sum shows whether that can have cost it a digit.
+It must match the sum of `torch_fused`, which takes the rest.
 """
 
 from typing import Any
