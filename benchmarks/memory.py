@@ -12,31 +12,26 @@ import argparse
 import ctypes
 import gc
 import json
-import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import options
+
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--mode", nargs="+", help="eager, jit, graph or compiled")
-    parser.add_argument("--variant", nargs="+", help="plain, weights, mask ...")
+    parser = options.parser(__doc__.splitlines()[0])
     parser.add_argument(
         "--size", type=int, default=25, help="power of 2: the number of elements"
     )
-    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
-    os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
+    options.hide_gpus()
     import steps
 
     if steps.BACKEND == "tensorflow":

@@ -8,25 +8,20 @@ package is. "Memory" is one pass that reads both inputs and writes as much into 
 memory. tox has an environment for each backend.
 """
 
-import argparse
 import json
-import os
 import pathlib
 import random
 import statistics
 import sys
 import time
 
+import options
+
 LARGE = 20  # sizes from 2^20 on show how the cost grows
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--mode", nargs="+", help="eager, jit, graph or compiled")
-    parser.add_argument("--variant", nargs="+", help="plain, weights, mask ...")
+    parser = options.parser(__doc__.splitlines()[0])
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -41,7 +36,6 @@ def parse_arguments():
     parser.add_argument(
         "--recorded", type=pathlib.Path, help="numbers to show instead of measuring"
     )
-    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
     parser.add_argument("--figure", type=pathlib.Path, help="file for a figure")
     return parser.parse_args()
 
@@ -83,9 +77,8 @@ def record(arguments):
 
 
 def choose_device(device):
-    """Must come before the backend is imported; a GPU is taken where there is one."""
     if device == "cpu":
-        os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
+        options.hide_gpus()
         return
     import steps
 
