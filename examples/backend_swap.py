@@ -1,0 +1,415 @@
+"""Trains one experiment on several backends, and shows whether they agree.
+
+An experiment is a function without arguments that returns a compiled model and what
+its fit() takes, in NumPy arrays:
+
+    def experiment():
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        model.compile("adam", SmoothL1Loss(beta=1 / 9))
+        return model, {"x": x, "y": y, "batch_size": 32, "epochs": 5}
+
+    python examples/backend_swap.py --experiment my_file.py:experiment
+
+It is called once, and the model saved as a .keras file. Each backend, in a process of
+its own, loads that file and trains on the same data in the same order, unshuffled.
+What Keras draws at random in training, in Dropout say, differs between backends; and a
+training that is not stable makes much of the last digits, which differ too.
+
+The exit status is 0 if the losses of all epochs agree, and 1 if they do not, if a
+backend failed, or if fewer than two ran.
+"""
+
+import argparse
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import pickle
+import signal
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+import shared
+from rich.text import Text
+
+BACKENDS = ("jax", "tensorflow", "torch")
+FLOOR = 2.0**-25  # where float32 rounds, relatively: less cannot be seen
+FLIGHTS = pathlib.Path(__file__).with_name("flight_delays.py")
+
+
+def parse_arguments():
+    parser = shared.parser(__doc__)
+    parser.add_argument(
+        "--experiment",
+        type=file_and_function,
+        default=(FLIGHTS, "experiment"),
+        metavar="FILE.py:FUNCTION",
+        help="what to train (the flights of flight_delays.py)",
+    )
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        choices=BACKENDS,
+        default=BACKENDS,
+        help="where to train it (all that are installed)",
+    )
+    parser.add_argument(
+        "--epochs", type=shared.positive, help="epochs, if not the experiment's own"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="how far apart the losses of an epoch may lie, relatively (1e-3)",
+    )
+    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
+    return parser.parse_args()
+
+
+def file_and_function(text):
+    file, _, function = text.rpartition(":")
+    if not file or not function.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be FILE.py:FUNCTION, not {text}")
+    if not pathlib.Path(file).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {file}")
+    return pathlib.Path(file), function
+
+
+def main():
+    arguments = parse_arguments()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    installed, missing = [], []
+    for backend in dict.fromkeys(arguments.backends):
+        (installed if is_installed(backend) else missing).append(backend)
+    for backend in missing:
+        say(
+            f"{backend} is not installed, and left out. To install it: "
+            f"{sys.executable} -m pip install {backend}"
+        )
+    results, failed = run(installed, arguments)
+    for backend, error in failed.items():
+        say(f"{backend} failed: {error}", style="red")
+    if results:
+        show(results)
+        shared.save(draw(results, arguments.tolerance), arguments.out / "swap.png")
+    if arguments.json:
+        record = {"failed": failed, "not installed": missing, **numbers(results)}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(record, indent=1))
+    sys.exit(verdict(results, failed, arguments.tolerance))
+
+
+def is_installed(backend):
+    return importlib.util.find_spec(backend) is not None
+
+
+def say(text, style=""):
+    # Messages of Keras hold control codes for a terminal.
+    shared.console.print(Text.from_ansi(text, style=style), soft_wrap=True)
+
+
+# The processes, one after the other, so that none disturbs another's time.
+
+
+class BackendError(Exception):
+    """Says how a process failed."""
+
+
+def run(backends, arguments):
+    """Results of the backends that finished, and errors of those that did not."""
+    results, failed = {}, {}
+    with tempfile.TemporaryDirectory() as folder, shared.progress() as bars:
+        tasks = {
+            name: bars.add_task(name, start=False, total=None, word="waits")
+            for name in backends
+        }
+        files = arguments.out / "start.keras", pathlib.Path(folder) / "data"
+        logs = {name: arguments.out / f"{name}.log" for name in backends}
+        for log in logs.values():
+            log.write_text("")
+
+        def attempt(backend, action, *more):
+            """The result of an action, or None if it failed."""
+            target = action, *arguments.experiment, *files, *more
+            show = functools.partial(bars.update, tasks[backend])
+            try:
+                return outcome(backend, logs[backend], show, *target)
+            except BackendError as error:
+                failed[backend] = str(error)
+                show(word="failed")
+
+        # Torch last: Keras saves most of its optimizers for torch alone.
+        for backend in sorted(backends, key=lambda name: name == "torch"):
+            bars.update(tasks[backend], word="makes the model")
+            if attempt(backend, make):
+                break
+        for backend in backends:
+            if backend not in failed:
+                bars.start_task(tasks[backend])
+                result = attempt(backend, train, arguments.epochs)
+                if result:
+                    results[backend] = result
+    return results, failed
+
+
+def outcome(backend, log, show, *target):
+    """Runs a function on a backend, in a process of its own, and returns its result."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=begin, args=(backend, log, sender, *target))
+    process.start()
+    sender.close()
+    try:
+        while True:
+            news = receiver.recv()
+            if "error" in news:
+                raise BackendError(news["error"])
+            if "result" in news:
+                return news["result"]
+            show(**news)
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        end = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+        raise BackendError(f"ended by {end}; what it wrote: {log}") from None
+    finally:
+        process.join(timeout=10)
+        process.kill()
+
+
+def begin(backend, log, sender, action, *arguments):
+    """The start of a process: its backend, its output, and where it sends results."""
+    with log.open("a") as file:
+        for stream in (1, 2):  # what C++ writes too
+            os.dup2(file.fileno(), stream)
+    os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2")
+    try:
+        action(sender.send, *arguments)
+    except Exception as error:
+        sender.send({"error": f"{type(error).__name__}: {error}"})
+        raise
+
+
+def make(send, file, function, model_file, data_file):
+    """Calls the experiment, and saves what it returns."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model, data = call(file, function)
+    model.optimizer.build(model.trainable_variables)
+    model.save(model_file)
+    data_file.write_bytes(pickle.dumps(keras.tree.map_structure(carried, data)))
+    send({"result": True})
+
+
+def load(file):
+    """The experiment's module, whose import registers what the model needs."""
+    sys.path.insert(0, str(file.resolve().parent))
+    return importlib.import_module(file.stem)
+
+
+def call(file, function):
+    returned = getattr(load(file), function)()
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise TypeError(
+            f"{function} must return a model and a dict of what its fit() takes. "
+            f"Received: {type(returned).__name__}"
+        )
+    model, data = returned
+    if not (model.built and model.compiled):
+        raise ValueError(
+            f"The model that {function} returns must be compiled, and built: give it "
+            "an Input, so that all backends start from the same weights."
+        )
+    return model, data
+
+
+def carried(value):
+    """An argument of fit() as other processes can take it."""
+    import keras
+
+    if keras.ops.is_tensor(value):
+        return keras.ops.convert_to_numpy(value)
+    if value is None or isinstance(value, bool | int | float | str | np.ndarray):
+        return value
+    raise TypeError(
+        "What fit() takes must be arrays and plain values, since it is carried to "
+        f"other backends. Received: {type(value).__name__}"
+    )
+
+
+def train(send, file, function, model_file, data_file, epochs):
+    """Trains from the saved start; sends its progress and then its result."""
+    load(file)
+    import keras
+
+    import keras_smoothl1  # noqa: F401  registers the loss
+
+    # Lambda layers are not safe to load; but this is what the experiment made.
+    model = keras.models.load_model(model_file, safe_mode=False)
+    # The file says whether the backend that made the model compiles by default. Each
+    # shall do as it does by itself; torch would take half a minute to compile.
+    model.jit_compile = None
+    data = pickle.loads(data_file.read_bytes())
+    if epochs:
+        data["epochs"] = epochs
+    keras.utils.set_random_seed(0)
+    ends, pauses = [], []
+
+    def after_step(step, logs):
+        send({"advance": 1, "word": f"loss {float(logs['loss']):.4g}"})
+        ends.append(time.perf_counter())
+
+    def after_epoch(epoch, logs):
+        pauses.extend(b - a for a, b in itertools.pairwise(ends))
+        ends.clear()
+
+    report = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: send(
+            {"total": report.params["epochs"] * report.params["steps"]}
+        ),
+        on_train_batch_end=after_step,
+        on_epoch_end=after_epoch,
+    )
+    data |= {"shuffle": False, "verbose": 0, "callbacks": [report]}
+    history = model.fit(**data).history
+    result = {
+        "history": history,
+        "ms per step": 1000 * statistics.median(pauses) if pauses else None,
+        "versions": {
+            package: importlib.metadata.version(package)
+            for package in ("keras", keras.backend.backend())
+        },
+        "weights": model.get_weights(),
+    }
+    send({"result": result})
+
+
+# What the results are worth.
+
+
+def relative(values):
+    """How far losses lie apart; NaN and infinity agree with nothing."""
+    values = np.asarray(values, float)
+    if not np.isfinite(values).all():
+        return float("inf")
+    return float(np.ptp(values) / max(np.abs(values).max(), np.finfo(float).tiny))
+
+
+def curves(results):
+    """Each loss that was recorded, as (name, one list of epochs per backend)."""
+    first = next(iter(results.values()))["history"]
+    for name in first:
+        if name.endswith("loss"):
+            yield name, [result["history"][name] for result in results.values()]
+
+
+def parted(results):
+    """How far the losses of any epoch lie apart, at most."""
+    return max(
+        relative(epoch)
+        for _, lists in curves(results)
+        for epoch in zip(*lists, strict=True)
+    )
+
+
+def distance(results, first, second):
+    """The largest difference of a weight at the end."""
+    pairs = zip(results[first]["weights"], results[second]["weights"], strict=True)
+    return max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)
+
+
+def numbers(results):
+    record = {
+        backend: {key: result[key] for key in result if key != "weights"}
+        for backend, result in results.items()
+    }
+    return {
+        "results": record,
+        "losses part by": parted(results) if results else None,
+        "final weights part by": {
+            f"{a}, {b}": distance(results, a, b)
+            for a, b in itertools.combinations(results, 2)
+        },
+    }
+
+
+def show(results):
+    for name, lists in curves(results):
+        rows = [
+            (str(epoch), *(f"{loss:.7g}" for loss in losses), f"{relative(losses):.1e}")
+            for epoch, losses in enumerate(zip(*lists, strict=True), 1)
+        ]
+        title = f"{name} of each epoch, and how far apart, relatively"
+        shared.table(title, ("epoch", *results, "apart"), rows)
+    rows = []
+    for backend, result in results.items():
+        pace = result["ms per step"]
+        others = [
+            f"{distance(results, backend, other):.1e}" if other != backend else ""
+            for other in results
+        ]
+        rows.append((backend, f"{pace:.2f}" if pace else "-", *others))
+    title = "Time, and the largest difference of a final weight"
+    shared.table(title, ("", "ms per step", *results), rows)
+    versions = {key: v for r in results.values() for key, v in r["versions"].items()}
+    say(", ".join(" ".join(version) for version in versions.items()))
+
+
+def draw(results, tolerance):
+    import matplotlib.pyplot as plt
+
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(8, 6.5), sharex=True, height_ratios=(3, 2), layout="constrained"
+    )
+    for name, lists in curves(results):
+        epochs = range(1, len(lists[0]) + 1)
+        for number, (backend, losses) in enumerate(zip(results, lists, strict=True)):
+            style = {"color": f"C{number}", "label": f"{backend}, {name}"}
+            width, dash = 7 - 2.5 * number, ["-", "-", (0, (2, 2))][number]
+            above.plot(epochs, losses, linewidth=width, linestyle=dash, **style)
+            apart = [
+                max(relative(pair), FLOOR)
+                for pair in zip(lists[0], losses, strict=True)
+            ]
+            if number:
+                below.plot(epochs, apart, marker="o", **style)
+    above.set(ylabel="loss", title="One experiment on each backend")
+    above.legend(frameon=False)
+    below.axhline(tolerance, color="grey", linestyle="--", label="tolerance")
+    below.axhline(FLOOR, color="grey", linestyle=":", label="equal")
+    below.set(xlabel="epoch", ylabel=f"relative, from {next(iter(results))}")
+    below.set_yscale("log")
+    below.xaxis.get_major_locator().set_params(integer=True)
+    below.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def verdict(results, failed, tolerance):
+    """The exit status, after saying why."""
+    if len(results) < 2:
+        say("Fewer than two backends finished: nothing was compared.", style="red")
+        return 1
+    apart = parted(results)
+    furthest = max(
+        distance(results, a, b) for a, b in itertools.combinations(results, 2)
+    )
+    agree = apart <= tolerance
+    say(
+        f"The losses {'agree' if agree else 'part'}: at most {apart:.1e} apart, "
+        f"relatively (tolerance {tolerance:g}). Final weights: at most {furthest:.1e}.",
+        style="green" if agree else "red",
+    )
+    return int(not agree or bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Experiments for backend_swap.py: one that agrees, and some with a fault."""
+
+import os
+import signal
+
+import keras
+import numpy as np
+
+from keras_smoothl1 import SmoothL1Loss
+
+
+def small(*layers):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 4)).astype("float32")
+    y = (x @ rng.normal(size=(4, 2))).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2)])
+    model.compile(keras.optimizers.Adam(0.01), SmoothL1Loss(beta=1 / 9))
+    data = {"x": x, "y": y, "sample_weight": np.arange(64.0), "batch_size": 16}
+    return model, data | {"epochs": 3, "validation_data": (x[:16], y[:16])}
+
+
+def random():
+    return small(keras.layers.Dropout(0.5))
+
+
+@keras.saving.register_keras_serializable()
+class NotOnTensorFlow(keras.layers.Layer):
+    def call(self, x):
+        if keras.backend.backend() == "tensorflow":
+            raise RuntimeError("This layer has no TensorFlow.")
+        return x
+
+
+def not_on_tensorflow():
+    return small(NotOnTensorFlow())
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def not_built():
+    model = keras.Sequential([keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    return model, {"x": np.zeros((4, 4)), "y": np.zeros((4, 2))}
+
+
+def generator():
+    model, data = small()
+    return model, {"x": (batch for batch in [data["x"]])}

@@ -1,0 +1,103 @@
+"""backend_swap.py says whether backends agree, and goes on where one fails.
+
+Needs all three backends in one environment: `tox run -e cross`.
+"""
+
+import json
+import pathlib
+import sys
+
+import backend_swap
+import pytest
+
+EXPERIMENTS = pathlib.Path(__file__).with_name("experiments.py")
+
+
+@pytest.fixture
+def swap(monkeypatch, tmp_path, capsys):
+    def run(function, *options):
+        record = tmp_path / "numbers" / "swap.json"
+        where = f"--experiment {EXPERIMENTS}:{function} --out {tmp_path}".split()
+        command = ["backend_swap.py", *where, "--json", str(record), *options]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            backend_swap.main()
+        return ended.value.code, json.loads(record.read_text()), capsys.readouterr().out
+
+    return run
+
+
+def test_an_experiment_is_the_same_on_three_backends(swap, tmp_path):
+    status, record, shown = swap("small", "--tolerance", "1e-5")
+    assert status == 0
+    assert list(record["results"]) == ["jax", "tensorflow", "torch"]
+    assert record["losses part by"] < 1e-5
+    assert len(record["final weights part by"]) == 3
+    assert max(record["final weights part by"].values()) < 1e-5
+    for result in record["results"].values():
+        assert len(result["history"]["loss"]) == 3
+        assert len(result["history"]["val_loss"]) == 3
+        assert result["ms per step"] > 0
+    assert "The losses agree" in shown
+    assert (tmp_path / "swap.png").stat().st_size > 10_000
+    assert (tmp_path / "start.keras").exists()
+
+
+def test_curves_that_part_are_told_by_the_exit_status(swap):
+    status, record, shown = swap("random", "--backends", "torch", "jax")
+    assert status == 1
+    assert list(record["results"]) == ["torch", "jax"]
+    assert record["losses part by"] > 1e-3
+    assert "The losses part" in shown
+
+
+def test_a_backend_that_fails_is_reported_while_the_others_finish(swap):
+    status, record, shown = swap(
+        "not_on_tensorflow", "--epochs", "1", "--backends", "tensorflow", "jax"
+    )
+    assert status == 1
+    assert list(record["results"]) == ["jax"]
+    assert len(record["results"]["jax"]["history"]["loss"]) == 1
+    assert "This layer has no TensorFlow." in record["failed"]["tensorflow"]
+    assert "tensorflow failed: " in shown
+
+
+def test_a_backend_that_is_not_installed_is_named_and_left_out(swap, monkeypatch):
+    monkeypatch.setattr(backend_swap, "is_installed", lambda name: name == "jax")
+    status, record, shown = swap("small")
+    assert status == 1
+    assert list(record["results"]) == ["jax"]
+    assert record["not installed"] == ["tensorflow", "torch"]
+    assert "torch is not installed" in shown
+    assert "pip install torch" in shown
+    assert "nothing was compared" in shown
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("killed", "ended by SIGKILL"),
+        ("not_built", "give it an Input"),
+        ("generator", "Received: generator"),
+    ],
+)
+def test_what_is_wrong_with_an_experiment_is_said(swap, function, message):
+    status, record, _ = swap(function, "--backends", "jax")
+    assert status == 1
+    assert message in record["failed"]["jax"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        ("nowhere.py:f", "there is no file nowhere.py"),
+        ("f", "must be FILE.py:FUNCTION"),
+    ],
+)
+def test_an_experiment_that_is_nowhere_is_refused(
+    monkeypatch, capsys, experiment, message
+):
+    monkeypatch.setattr(sys, "argv", ["backend_swap.py", "--experiment", experiment])
+    with pytest.raises(SystemExit):
+        backend_swap.main()
+    assert message in capsys.readouterr().err
