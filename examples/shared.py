@@ -6,7 +6,9 @@ import importlib.metadata
 import pathlib
 import sys
 
-from rich import box
+import matplotlib.pyplot as plt
+import numpy as np
+from rich import box as borders
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
@@ -81,7 +83,7 @@ def known_at_departure(flights):
 @contextlib.contextmanager
 def progress():
     """A display of bars, each with its time and a word on how it goes."""
-    columns = ["{task.description:20}", BarColumn(20), MofNCompleteColumn(), "steps"]
+    columns = ["{task.description:26}", BarColumn(20), MofNCompleteColumn(), "steps"]
     columns += [TimeElapsedColumn(), "{task.fields[word]}"]
     with Progress(*columns, console=console) as bars:
         yield bars
@@ -106,12 +108,28 @@ def fit(name, model, *arguments, **more):
 
 def table(title, columns, rows):
     """Prints rows: a name, then numbers that are ready to be read."""
-    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    shown = Table(title=title, box=borders.SIMPLE_HEAD, title_justify="left")
     for number, column in enumerate(columns):
         shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
+
+
+def overlap(first, second):
+    """Intersection over union of boxes, each [..., left, top, right, bottom]."""
+    low = np.maximum(first[..., :2], second[..., :2])
+    high = np.minimum(first[..., 2:], second[..., 2:])
+    common = np.clip(high - low, 0, None).prod(-1)
+    sizes = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
+    return common / (sum(sizes) - common)
+
+
+def outline(axis, box, **style):
+    """Draws a box around pixels; they are squares around whole numbers."""
+    left, top, right, bottom = box - 0.5
+    frame = plt.Rectangle((left, top), right - left, bottom - top, fill=False, **style)
+    axis.add_patch(frame).set_linewidth(2)
 
 
 def save(figure, path):

@@ -1,0 +1,152 @@
+"""
+Where is the digit? Four box offsets, and one beta for each
+===========================================================
+
+A small network looks at a canvas with one handwritten digit of scikit-learn's, and
+says where its box is: four offsets from an anchor in the middle, as detectors do. One
+training box in ten is that of another picture, as happens when people draw boxes.
+It is trained with the squared error, Huber, Smooth L1 with the beta of 1/9 that Faster
+R-CNN has for its proposals (sigma 3), and Smooth L1 with one beta per offset.
+
+    KERAS_BACKEND=jax python examples/boxes.py
+"""
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import scipy.ndimage
+import shared
+from sklearn.datasets import load_digits
+
+from keras_smoothl1 import SmoothL1Loss
+
+options = shared.options(__doc__)
+NUMBER, EPOCHS = (256, 1) if options.short else (4096, 12)
+CANVAS = 40
+ANCHOR = np.array([CANVAS / 2, CANVAS / 2, 20, 20])  # x and y of its middle, its size
+rng = np.random.default_rng(0)
+
+# %%
+# Pictures and boxes
+# ------------------
+# Digits of 10 to 30 pixels a side, somewhere on the canvas, among noise. A box ends
+# where the ink does.
+
+digits = load_digits().images / 16
+
+
+def place(digit):
+    """A canvas with the digit on it, and its box: left, top, right, bottom."""
+    ink = scipy.ndimage.zoom(digit, rng.uniform(10, 30, 2) / 8, order=1)
+    top, left = (rng.integers(CANVAS - side + 1) for side in ink.shape)
+    canvas = rng.uniform(0, 0.5, (CANVAS, CANVAS))
+    window = canvas[top : top + ink.shape[0], left : left + ink.shape[1]]
+    np.maximum(window, ink, out=window)
+    rows, columns = (np.flatnonzero(ink.max(axis) > 0.3) for axis in (1, 0))
+    corner = np.array([left, top])
+    start = corner + [columns[0], rows[0]]
+    end = corner + [columns[-1] + 1, rows[-1] + 1]
+    return canvas[..., None].astype("float32"), [*start, *end]
+
+
+def offsets(boxes):
+    """What a detector predicts: shifts in sizes of the anchor, logs of sizes."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    shift = (boxes[:, :2] + size / 2 - ANCHOR[:2]) / ANCHOR[2:]
+    return np.hstack([shift, np.log(size / ANCHOR[2:])]).astype("float32")
+
+
+def boxes_of(offsets):
+    middle = ANCHOR[:2] + offsets[:, :2] * ANCHOR[2:]
+    size = np.exp(offsets[:, 2:]) * ANCHOR[2:]
+    return np.hstack([middle - size / 2, middle + size / 2])
+
+
+chosen = rng.choice(len(digits), NUMBER)
+pictures, boxes = map(np.array, zip(*(place(digits[i]) for i in chosen), strict=True))
+train, test = slice(NUMBER // 4, None), slice(NUMBER // 4)
+y = offsets(boxes)
+slips = rng.random(len(y[train])) < 0.1
+labels = y[train].copy()
+labels[slips] = rng.permutation(labels[slips])
+
+# %%
+# Training
+# --------
+# Detectors divide shifts by 0.1 and sizes by 0.2 before they compare. A beta for each
+# offset does the same to where the loss turns, and leaves the offsets as they are.
+
+scales = 0.1, 0.1, 0.2, 0.2
+losses = {
+    "squared error": keras.losses.MeanSquaredError(),
+    "Huber, delta 1/9": keras.losses.Huber(delta=1 / 9),
+    "Smooth L1, beta 1/9": SmoothL1Loss(beta=1 / 9),
+    "Smooth L1, one beta each": SmoothL1Loss(beta=[scale / 9 for scale in scales]),
+}
+
+
+def locator():
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((CANVAS, CANVAS, 1))]
+    for filters in (16, 32, 64):
+        layers.append(
+            keras.layers.Conv2D(
+                filters, 3, strides=2, padding="same", activation="relu"
+            )
+        )
+    layers += [keras.layers.Flatten(), keras.layers.Dense(64, activation="relu")]
+    return keras.Sequential([*layers, keras.layers.Dense(4)])
+
+
+predicted = {}
+for name, loss in losses.items():
+    model = locator()
+    model.compile(keras.optimizers.Adam(2e-3), loss)
+    shared.fit(name, model, pictures[train], labels, batch_size=64, epochs=EPOCHS)
+    predicted[name] = model.predict(pictures[test], verbose=0)
+
+# %%
+# How well the boxes fit
+# ----------------------
+# Intersection over union of true and predicted boxes, on pictures with right boxes.
+
+
+fits = {name: shared.overlap(boxes_of(p), boxes[test]) for name, p in predicted.items()}
+rows = []
+for name, fit in fits.items():
+    error = np.abs(predicted[name] - y[test])
+    good = [f"{100 * (fit > bound).mean():.1f} %" for bound in (0.5, 0.75)]
+    parts = [f"{part.mean():.3f}" for part in (error[:, :2], error[:, 2:])]
+    rows.append((name, f"{fit.mean():.3f}", *good, *parts))
+columns = ("loss", "mean IoU", "over 0.5", "over 0.75", "shift", "size")
+shared.table(f"Boxes of {len(y[test])} pictures not seen before", columns, rows)
+print("shift and size: mean absolute errors of these offsets.")
+
+# %%
+# The pictures go from the worst fit of the squared error to its better ones.
+
+figure = plt.figure(figsize=(11, 4.2), layout="constrained")
+left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
+colors = dict(zip(fits, ("C0", "C1", "C2", "C3"), strict=True))
+first, *_, last = fits
+
+
+axes = left.subplots(2, 4)
+by_fit = np.argsort(fits[first])
+for axis, number in zip(axes.flat, by_fit[:: len(by_fit) // 8], strict=False):
+    axis.imshow(pictures[test][number], cmap="gray_r", vmin=0, vmax=1.5)
+    axis.set(xticks=[], yticks=[])
+    shared.outline(axis, boxes[test][number], label="true", color="black")
+    for name in (first, last):
+        (box,) = boxes_of(predicted[name][[number]])
+        shared.outline(axis, box, label=name, color=colors[name])
+names = axes[0, 0].get_legend_handles_labels()
+left.legend(*names, loc="outside lower center", ncols=3, frameon=False)
+
+curves = right.subplots()
+for name, fit in fits.items():
+    dash = "--" if name == "Smooth L1, beta 1/9" else "-"  # it lies on Huber's
+    curves.ecdf(fit, complementary=True, label=name, color=colors[name], ls=dash)
+curves.set(xlabel="intersection over union", ylabel="share of pictures with more")
+curves.legend(frameon=False)
+shared.save(figure, options.out / "boxes.png")

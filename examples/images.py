@@ -1,0 +1,158 @@
+"""
+Which images are wrong? One loss for each, and weights that leave them out
+==========================================================================
+
+A small network takes salt and pepper out of the two photographs that scikit-learn
+ships. One training pair in ten was misfiled: its clean image is another one's.
+`reduce_dims=(1, 2, 3)` makes one loss of each image, [batch, 1, 1, 1]; it shows which
+pairs are wrong, and weights of shape (batch,) leave them out of a second round.
+
+    KERAS_BACKEND=jax python examples/images.py
+"""
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import scipy.ndimage
+import shared
+from sklearn.datasets import load_sample_images
+
+from keras_smoothl1 import SmoothL1Loss
+
+options = shared.options(__doc__)
+NUMBER, EPOCHS = (64, 1) if options.short else (2048, 6)
+SIDE = 32
+rng = np.random.default_rng(0)
+
+# %%
+# Patches
+# -------
+# The left three quarters of each photograph are to learn from, the right one is to
+# test. Between a tenth and a half of a patch's pixels become black or white.
+
+photographs = [image.astype("float32") / 255 for image in load_sample_images().images]
+
+
+def patches(parts, number):
+    """Squares cut out at random, [number, SIDE, SIDE, 3]."""
+    cut = []
+    for _ in range(number):
+        part = parts[rng.integers(len(parts))]
+        top, left = (rng.integers(size - SIDE + 1) for size in part.shape[:2])
+        cut.append(part[top : top + SIDE, left : left + SIDE])
+    return np.array(cut)
+
+
+def pepper(images):
+    share = rng.uniform(0.1, 0.5, (len(images), 1, 1, 1))
+    grains = rng.integers(2, size=images.shape[:3])[..., None].astype("float32")
+    return np.where(rng.random(grains.shape) < share, grains, images)
+
+
+edge = 3 * photographs[0].shape[1] // 4
+y_train = patches([photograph[:, :edge] for photograph in photographs], NUMBER)
+y_test = patches([photograph[:, edge:] for photograph in photographs], NUMBER // 4)
+x_train, x_test = pepper(y_train), pepper(y_test)
+misfiled = rng.random(NUMBER) < 0.1
+y_train[misfiled] = np.roll(y_train[misfiled], 1, axis=0)
+
+# %%
+# Training
+# --------
+# After a first round the loss of each image is known. Two networks go on from there:
+# one as before, and one without the worst tenth, whose weight is 0.
+
+loss = SmoothL1Loss(beta=0.1, reduce_dims=(1, 2, 3))
+per_image = SmoothL1Loss(beta=0.1, reduce_dims=(1, 2, 3), reduction=None)
+
+
+def loss_of_each(clean, restored):
+    losses = keras.ops.convert_to_numpy(per_image(clean, restored))
+    assert losses.shape == (len(clean), 1, 1, 1)
+    return losses[:, 0, 0, 0]
+
+
+def restorer():
+    keras.utils.set_random_seed(0)
+    image = x = keras.Input((None, None, 3))
+    for _ in range(3):
+        x = keras.layers.Conv2D(24, 3, padding="same", activation="relu")(x)
+    change = keras.layers.Conv2D(3, 3, padding="same")(x)
+    model = keras.Model(image, keras.layers.Add()([image, change]))
+    model.compile(keras.optimizers.Adam(2e-3), loss)
+    return model
+
+
+def train(name, model, weights=None):
+    data = {"x": x_train, "y": y_train, "sample_weight": weights}
+    shared.fit(name, model, **data, batch_size=32, epochs=EPOCHS)
+    return model
+
+
+begun = train("first round", restorer())
+losses = loss_of_each(y_train, begun.predict(x_train, verbose=0))
+weights = (losses < np.quantile(losses, 0.9)).astype("float32")
+found = (misfiled & (weights == 0)).sum()
+print(f"Of {misfiled.sum()} misfiled images {found} are among the worst tenth.")
+restored = {
+    "noisy": x_test,
+    "median of 5 x 5": scipy.ndimage.median_filter(x_test, (1, 5, 5, 1)),
+}
+for name, more in {"all images": None, "without the worst": weights}.items():
+    model = restorer()
+    model.set_weights(begun.get_weights())
+    restored[name] = train(name, model, more).predict(x_test, verbose=0)
+
+# %%
+# How close the patches come
+# --------------------------
+# The signal to noise ratio is that of all patches together.
+
+rows = []
+for name, images in restored.items():
+    squared = np.mean((np.clip(images, 0, 1) - y_test) ** 2)
+    each = loss_of_each(y_test, images)
+    numbers = each.mean(), np.median(each), each.max()
+    rows.append(
+        (name, f"{-10 * np.log10(squared):.2f}", *(f"{n:.4f}" for n in numbers))
+    )
+columns = ("", "PSNR (dB)", "mean loss", "median", "worst")
+shared.table(f"{len(x_test)} patches not seen before", columns, rows)
+
+# %%
+# On the left the training pairs with the largest losses, in the middle patches that the
+# network has not seen, on the right the losses of all pairs after the first round.
+
+figure = plt.figure(figsize=(12, 3.8), layout="constrained")
+pairs, unseen, all_losses = figure.subfigures(1, 3, width_ratios=(5, 5, 6))
+
+
+def grid(panel, title, rows):
+    panel.suptitle(title)
+    for line, (name, images) in zip(
+        panel.subplots(len(rows), 4), rows.items(), strict=True
+    ):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis, image in zip(line, images, strict=False):
+            axis.imshow(np.clip(image, 0, 1))
+            axis.set(xticks=[], yticks=[])
+
+
+worst = np.argsort(losses)[::-1][:4]
+begun_with = begun.predict(x_train[worst], verbose=0)
+triple = {"noisy": x_train[worst], "restored": begun_with, "filed": y_train[worst]}
+grid(pairs, "Worst of the training pairs", triple)
+last = restored["without the worst"]
+grid(unseen, "Not seen before", {"noisy": x_test, "restored": last, "true": y_test})
+
+axis = all_losses.subplots()
+bins = np.geomspace(losses.min(), losses.max(), 50)
+both = {"pairs that belong together": ~misfiled, "misfiled": misfiled}
+axis.hist(
+    [losses[which] for which in both.values()], bins, stacked=True, label=list(both)
+)
+axis.axvline(np.quantile(losses, 0.9), color="grey", linestyle="--")
+axis.set(xscale="log", xlabel="loss of an image; left out beyond the line")
+axis.set_ylabel("images")
+axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+shared.save(figure, options.out / "images.png")

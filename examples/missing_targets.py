@@ -1,0 +1,164 @@
+"""
+Targets that are missing, and sequences that end
+================================================
+
+Two trainings on the flights that left New York in 2013, which leave gaps:
+
+- Delay and time in the air of each flight. Where one is unknown it is NaN, and has
+  weight 0.
+- The flights of one aircraft in one month, a sequence as long as it flew. The rest is
+  padding, which a Masking layer hides from the network and from the loss.
+
+    KERAS_BACKEND=jax python examples/missing_targets.py
+"""
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import shared
+
+from keras_smoothl1 import SmoothL1Loss
+
+options = shared.options(__doc__)
+FLIGHTS, AIRCRAFT, EPOCHS = (2048, 20, 1) if options.short else (60_000, 300, 5)
+departed = shared.flights().dropna(subset=["dep_delay"])
+rng = np.random.default_rng(0)
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+
+# %%
+# Two targets, some of them NaN
+# -----------------------------
+# Few are unknown in these data, so more are forgotten, up to nine in ten. Whoever keeps
+# complete flights only has a hundredth of them then.
+
+TARGETS = ("arr_delay", "air_time")
+x = shared.known_at_departure(departed[:FLIGHTS])
+y = departed[:FLIGHTS][list(TARGETS)].to_numpy("float32")
+test, train = slice(FLIGHTS // 4), slice(FLIGHTS // 4, None)
+beta = [10.0, 5.0]  # minutes
+plain = SmoothL1Loss(beta=beta)
+mean_of_known = SmoothL1Loss(beta=beta, reduction="mean_with_sample_weight")
+
+
+def regressor(loss):
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense
+    model = keras.Sequential(
+        [
+            keras.Input((x.shape[1],)),
+            dense(64, activation="relu"),
+            dense(64, activation="relu"),
+            dense(len(TARGETS)),
+            keras.layers.Rescaling(30.0, offset=[0.0, 150.0]),  # to minutes
+        ]
+    )
+    model.compile(keras.optimizers.Adam(3e-3), loss)
+    return model
+
+
+def errors_after(name, loss, x_train, y_train, weights=None):
+    """Mean absolute errors on flights not seen before, each way in as many steps."""
+    model = regressor(loss)
+    epochs = EPOCHS * len(x[train]) // len(x_train)
+    data = {"x": x_train, "y": y_train, "sample_weight": weights}
+    shared.fit(name, model, **data, batch_size=256, epochs=epochs)
+    return np.nanmean(np.abs(model.predict(x[test], verbose=0) - y[test]), axis=0)
+
+
+rows, curves = [], {}
+for share in (0.5, 0.75, 0.9):
+    gaps = np.where(rng.random(y[train].shape) < share, np.nan, y[train])
+    known = ~np.isnan(gaps)
+    complete = known.all(axis=1)
+    ways = {
+        "weight 0": (mean_of_known, x[train], gaps, known.astype("float32")),
+        "complete flights": (plain, x[train][complete], gaps[complete]),
+    }
+    for name, way in ways.items():
+        errors = errors_after(f"{name}, {share:.0%} gone", *way)
+        curves.setdefault(name, []).append((share, *errors))
+        rows.append((name, f"{share:.0%}", *(f"{error:.2f}" for error in errors)))
+columns = ("NaN targets", "forgotten", *TARGETS)
+shared.table("Mean absolute error on flights not seen before, minutes", columns, rows)
+print("Without weights the loss is", float(plain(gaps, np.zeros_like(gaps))))
+
+for (name, points), style in zip(curves.items(), ("o-", "s--"), strict=True):
+    shares, *each = zip(*points, strict=True)
+    for number, (target, errors) in enumerate(zip(TARGETS, each, strict=True)):
+        left.plot(shares, errors, style, color=f"C{number}", label=f"{target}, {name}")
+left.set(xlabel="share of targets forgotten", ylabel="mean absolute error (minutes)")
+left.set(title="Two targets with gaps", xticks=shares)
+left.legend(frameon=False)
+
+# %%
+# Sequences, padded with NaN
+# --------------------------
+# The network sees the flights of a month one by one, and how late each of those before
+# it was. Padding is -1 in x, which Masking looks for, and NaN in y. Padded twice as
+# far the training is the same.
+
+PADDING = -1.0
+aircraft = departed["tailnum"].dropna().unique()[:AIRCRAFT]
+flown = departed[departed["tailnum"].isin(aircraft)]
+flown = flown.sort_values(["month", "day", "sched_dep_time"])
+features = shared.known_at_departure(flown.assign(dep_delay=0.0))
+delays = flown["arr_delay"].to_numpy("float32")
+months = flown.reset_index().groupby(["tailnum", "month"]).indices.values()
+LONGEST = 20
+
+
+def padded(length):
+    """The first flights of each month: features, delays, and which are known."""
+    x = np.full((len(months), length, features.shape[1] + 1), PADDING, "float32")
+    y = np.full((len(months), length, 1), np.nan, "float32")
+    for number, month in enumerate(months):
+        flight = month[:LONGEST]
+        late = delays[flight]
+        before = np.nan_to_num(np.concatenate([[0], late[:-1]]))
+        x[number, : len(flight)] = np.column_stack([features[flight], before / 30])
+        y[number, : len(flight), 0] = late
+    return x, y, ~np.isnan(y[..., 0])
+
+
+def recurrent():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((None, features.shape[1] + 1)),
+            keras.layers.Masking(PADDING),
+            keras.layers.GRU(32, return_sequences=True),
+            keras.layers.Dense(1),
+            keras.layers.Rescaling(30.0),
+        ]
+    )
+    loss = SmoothL1Loss(beta=10.0, reduction="mean_with_sample_weight")
+    model.compile(keras.optimizers.Adam(3e-3), loss)
+    return model
+
+
+rows = []
+for length, style in ((LONGEST, "-"), (2 * LONGEST, "--")):
+    sequences, late, known = padded(length)
+    model = recurrent()
+    weights = known.astype("float32")
+    data = {"x": sequences, "y": late, "sample_weight": weights}
+    history = shared.fit(
+        f"padded to {length}", model, **data, batch_size=64, epochs=EPOCHS
+    )
+    losses = history.history["loss"]
+    right.plot(range(1, EPOCHS + 1), losses, style, label=f"padded to {length}")
+    rows.append((str(length), *(f"{loss:.6f}" for loss in losses)))
+columns = ("padded to", *(f"epoch {epoch}" for epoch in range(1, EPOCHS + 1)))
+shared.table(f"Loss of {len(months)} sequences", columns, rows)
+
+# %%
+# What evaluate() says of the longer ones is the mean over the known delays alone.
+
+told = model.evaluate(**data, batch_size=len(late), verbose=0)
+d = np.abs(model.predict(sequences, verbose=0) - late)[known].astype("float64")
+worked_out = np.where(d < 10, d**2 / 20, d - 5).mean()
+print(f"evaluate(): {told:.6f}; from its {known.sum()} errors: {worked_out:.6f}")
+right.set(xlabel="epoch", ylabel="loss", title="Sequences, padded")
+right.xaxis.get_major_locator().set_params(integer=True)
+right.legend(frameon=False)
+shared.save(figure, options.out / "missing_targets.png")
