@@ -31,7 +31,7 @@ rng = np.random.default_rng(0)
 
 
 def pictures(number):
-    """Noise, each with a rectangle on it, and its box and color as KerasHub has them."""
+    """Noise with a rectangle on it, and where it is, as KerasHub wants it."""
     images = rng.uniform(0, 0.4, (number, SIDE, SIDE, 3)).astype("float32")
     boxes, labels = np.zeros((number, 1, 4), "float32"), rng.integers(2, size=number)
     for image, box, label in zip(images, boxes[:, 0], labels, strict=True):
@@ -113,13 +113,10 @@ left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
 for number, axis in enumerate(left.subplots(2, 4).flat):
     axis.imshow(images[number])
     axis.set(xticks=[], yticks=[])
-    for box, which in zip(truth["boxes"][number], best[number], strict=True):
-        shared.outline(axis, box, color="black", label="true")
-        shared.outline(
-            axis, found["boxes"][number][which], color="yellow", label="found"
-        )
-handles, names = left.axes[0].get_legend_handles_labels()
-left.legend(handles[:2], names[:2], loc="outside lower center", ncols=2)
+    shared.outline(axis, truth["boxes"][number, 0], color="black", label="true")
+    shared.outline(axis, best[number], color="yellow", label="found")
+names = left.axes[0].get_legend_handles_labels()
+left.legend(*names, loc="outside lower center", ncols=2)
 curves = right.subplots()
 for name, values in losses.items():
     curves.semilogy(range(1, ROUNDS + 1), values, "o-", label=name)
