@@ -323,8 +323,7 @@ def parted(results):
 
 def distance(results, first, second):
     """The largest difference of a weight at the end."""
-    pairs = zip(results[first]["weights"], results[second]["weights"], strict=True)
-    return max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)
+    return shared.furthest(results[first]["weights"], results[second]["weights"])
 
 
 def numbers(results):

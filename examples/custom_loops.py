@@ -133,12 +133,11 @@ data = {"x": x, "y": y, "batch_size": BATCH, "epochs": EPOCHS, "shuffle": False}
 fit_losses = shared.fit("fit()", fitted, **data).history["loss"]
 
 rows = [
-    (str(epoch), f"{mine:.7f}", f"{keras_s:.7f}")
-    for epoch, (mine, keras_s) in enumerate(zip(own_losses, fit_losses, strict=True), 1)
+    (str(epoch), *(f"{loss:.7f}" for loss in losses_of_both))
+    for epoch, losses_of_both in enumerate(zip(own_losses, fit_losses, strict=True), 1)
 ]
 shared.table("Mean loss of each epoch", ("epoch", "own loop", "fit()"), rows)
-pairs = zip(own.get_weights(), fitted.get_weights(), strict=True)
-apart = max(np.abs(mine - keras_s).max() for mine, keras_s in pairs)
+apart = shared.furthest(own.get_weights(), fitted.get_weights())
 print(f"Largest difference of a weight at the end: {apart:.1e}")
 
 figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import importlib.metadata
+import itertools
+import json
 import pathlib
 import sys
 
@@ -137,3 +139,69 @@ def save(figure, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     print("Figure:", path)
+
+
+# For the distributed examples: five steps, and where they end.
+
+STEPS, GLOBAL_BATCH = 5, 32
+REDUCTIONS = ("mean", "sum", "mean_with_sample_weight")
+
+
+def five_batches():
+    """Inputs, targets with outliers, and weights of five global batches."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(STEPS * GLOBAL_BATCH, 8))
+    y = np.sin(x[:, :4]) + rng.standard_cauchy((len(x), 4))
+    weights = rng.uniform(0, 2, len(x))
+    return x.astype("float32"), y.astype("float32"), weights.astype("float32")
+
+
+def network():
+    """The same network, from the same weights, at each call."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    hidden = keras.layers.Dense(16, activation="tanh")
+    return keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(4)])
+
+
+def rate(reduction):
+    """A rate at which plain gradient descent moves the weights alike."""
+    return 1 / (4 * GLOBAL_BATCH) if reduction == "sum" else 1.0
+
+
+def show_apart(title, train, path, *, first=True):
+    """How far five steps on many devices end from five on one, in a table and a file.
+
+    `train(x, y, weights, reduction, many)` returns the weights that it ends with; each
+    process calls this, and the first shows what came of it.
+    """
+    x, y, weights = five_batches()
+    begun, results = network().get_weights(), []
+    for reduction, weighted in itertools.product(REDUCTIONS, (False, True)):
+        batches = x, y, weights if weighted else None
+        many, alone = (train(*batches, reduction, many) for many in (True, False))
+        results.append(
+            {
+                "reduction": reduction,
+                "weights": "(B,)" if weighted else "none",
+                "moved": furthest(begun, alone),
+                "apart": furthest(many, alone),
+            }
+        )
+    if not first:
+        return
+    rows = [
+        (r["reduction"], r["weights"], f"{r['moved']:.2f}", f"{r['apart']:.1e}")
+        for r in results
+    ]
+    table(title, ("reduction", "sample weights", "weights moved", "apart"), rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1))
+    print("Numbers:", path)
+
+
+def furthest(first, second):
+    """The largest difference between two lists of weights."""
+    pairs = zip(first, second, strict=True)
+    return max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)

@@ -1,0 +1,87 @@
+"""Five steps on many devices with JAX, and in one process: the same weights.
+
+Keras's DataParallel spreads each batch over all devices. The loss is computed of the
+whole batch, so that every reduction is what it is on one device.
+
+    KERAS_BACKEND=jax python examples/distributed_jax.py
+    KERAS_BACKEND=jax python examples/distributed_jax.py --processes 2
+
+The first has eight virtual devices in one process; the second two processes, as on two
+machines, with four devices each. There, each process passes its part of every batch.
+"""
+
+import socket
+import subprocess
+import sys
+
+import jax
+import keras
+import numpy as np
+import shared
+
+from keras_smoothl1 import SmoothL1Loss
+
+DEVICES = 8
+
+
+def parse_arguments():
+    parser = shared.parser(__doc__)
+    parser.add_argument("--processes", type=shared.positive, default=1)
+    parser.add_argument("--process", type=int, help="which one of them this is")
+    parser.add_argument("--coordinator", help="where the first one listens")
+    return parser.parse_args()
+
+
+def start(processes, out):
+    """Starts this script once for each process; on real machines a scheduler does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, __file__, "--out", out, "--coordinator", address]
+    command += ["--processes", str(processes), "--process"]
+    running = [subprocess.Popen([*command, str(i)]) for i in range(processes)]
+    sys.exit(max(process.wait() for process in running))
+
+
+def train(x, y, weights, reduction, many):
+    """The weights after five steps, over all devices or on one."""
+    # Off, since each process is given its own part already.
+    everywhere = keras.distribution.DataParallel(auto_shard_dataset=False)
+    keras.distribution.set_distribution(everywhere if many else None)
+    processes = jax.process_count() if many else 1
+
+    def part(array):
+        """This process's part of each global batch."""
+        if array is None:
+            return None
+        batches = array.reshape(shared.STEPS, processes, -1, *array.shape[1:])
+        own = batches[:, jax.process_index() if many else 0]
+        return own.reshape(-1, *array.shape[1:])
+
+    model = shared.network()
+    model.compile(
+        keras.optimizers.SGD(shared.rate(reduction)),
+        SmoothL1Loss(beta=1 / 9, reduction=reduction),
+    )
+    batch = shared.GLOBAL_BATCH // processes
+    data = {"x": part(x), "y": part(y), "sample_weight": part(weights)}
+    model.fit(**data, batch_size=batch, shuffle=False, verbose=0)
+    return [np.asarray(weight) for weight in model.get_weights()]
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
+    if arguments.processes > 1 and arguments.process is None:
+        start(arguments.processes, arguments.out)
+    jax.config.update("jax_num_cpu_devices", DEVICES // arguments.processes)
+    if arguments.coordinator:
+        jax.distributed.initialize(
+            arguments.coordinator, arguments.processes, arguments.process
+        )
+    devices, processes = jax.device_count(), jax.process_count()
+    shared.show_apart(
+        f"JAX: {devices} devices of {processes} process(es)",
+        train,
+        arguments.out / f"distributed_jax_{processes}.json",
+        first=jax.process_index() == 0,
+    )

@@ -1,0 +1,71 @@
+"""Five steps in two processes with PyTorch, and in one: the same weights.
+
+DistributedDataParallel averages the slopes of the processes. For a mean over parts of
+one size that is right as it is. A sum must be multiplied by the number of processes,
+and so must what stands for "mean_with_sample_weight": a sum, divided by the weights of
+all processes, not by one's own.
+
+    KERAS_BACKEND=torch torchrun --nproc-per-node 2 examples/distributed_torch.py
+"""
+
+import sys
+
+import numpy as np
+import shared
+import torch
+import torch.distributed as processes
+from torch.nn.parallel import DistributedDataParallel
+
+from keras_smoothl1 import SmoothL1Loss
+
+
+def loss_of_part(y, predicted, weights, reduction):
+    """A loss whose slopes are right once the processes have averaged them."""
+    number = processes.get_world_size()
+    if reduction == "mean_with_sample_weight" and weights is not None:
+        total = weights.sum()
+        processes.all_reduce(total)
+        rows = SmoothL1Loss(beta=1 / 9, reduction="sum", reduce_dims=-1)
+        return number * rows(y, predicted, weights) / total
+    value = SmoothL1Loss(beta=1 / 9, reduction=reduction)(y, predicted, weights)
+    return number * value if reduction == "sum" else value
+
+
+def train(x, y, weights, reduction, many):
+    """The weights after five steps, with the other processes or without."""
+    network = shared.network()
+    model = DistributedDataParallel(network) if many else network
+    loss = SmoothL1Loss(beta=1 / 9, reduction=reduction)
+    optimizer = torch.optim.SGD(model.parameters(), lr=shared.rate(reduction))
+    for step in range(shared.STEPS):
+        batch = np.arange(shared.GLOBAL_BATCH) + step * shared.GLOBAL_BATCH
+        if many:
+            parts = np.split(batch, processes.get_world_size())
+            batch = parts[processes.get_rank()]
+        inputs, targets, weight = (
+            None if array is None else torch.from_numpy(array[batch])
+            for array in (x, y, weights)
+        )
+        optimizer.zero_grad()
+        predicted = model(inputs)
+        if many:
+            value = loss_of_part(targets, predicted, weight, reduction)
+        else:
+            value = loss(targets, predicted, weight)
+        value.backward()
+        optimizer.step()
+    return network.get_weights()
+
+
+if __name__ == "__main__":
+    out = shared.parser(__doc__).parse_args().out
+    if not processes.is_torchelastic_launched():
+        sys.exit("torchrun starts this example; --help says how.")
+    processes.init_process_group("gloo")  # on GPUs "nccl"
+    shared.show_apart(
+        f"PyTorch: {processes.get_world_size()} processes",
+        train,
+        out / "distributed_torch.json",
+        first=processes.get_rank() == 0,
+    )
+    processes.destroy_process_group()
