@@ -1,6 +1,9 @@
 """The same tests run on each backend; KERAS_BACKEND chooses it."""
 
 import os
+import pathlib
+import runpy
+import sys
 
 import keras
 import pytest
@@ -34,3 +37,23 @@ def pytest_configure():
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
+
+
+@pytest.fixture
+def examples():
+    return pathlib.Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run_example(examples, monkeypatch, tmp_path, capfd):
+    """Runs an example as a script; returns what it printed."""
+    import matplotlib.pyplot as plt
+
+    def run(name, *options):
+        command = [f"{name}.py", "--out", str(tmp_path), *options]
+        monkeypatch.setattr(sys, "argv", command)
+        runpy.run_path(str(examples / f"{name}.py"), run_name="__main__")
+        plt.close("all")
+        return capfd.readouterr().out
+
+    return run
