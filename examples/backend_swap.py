@@ -1,7 +1,7 @@
 """Trains one experiment on several backends, and shows whether they agree.
 
 An experiment is a function without arguments that returns a compiled model and what
-its fit() takes, in NumPy arrays:
+its fit() takes, which are NumPy arrays and numbers:
 
     def experiment():
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
@@ -12,8 +12,10 @@ its fit() takes, in NumPy arrays:
 
 It is called once, and the model saved as a .keras file. Each backend, in a process of
 its own, loads that file and trains on the same data in the same order, unshuffled.
-What Keras draws at random in training, in Dropout say, differs between backends; and a
-training that is not stable makes much of the last digits, which differ too.
+
+Curves part where Keras draws random numbers in training, for example in Dropout, since
+these differ between backends, and where a training is unstable, since it enlarges the
+last digits, which differ too.
 
 The exit status is 0 if the losses of all epochs agree, and 1 if they do not, if a
 backend failed, or if fewer than two ran.
@@ -22,10 +24,8 @@ backend failed, or if fewer than two ran.
 import argparse
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import itertools
-import json
 import multiprocessing
 import os
 import pathlib
@@ -95,20 +95,25 @@ def main():
             f"{sys.executable} -m pip install {backend}"
         )
     results, failed = run(installed, arguments)
-    for backend, error in failed.items():
-        say(f"{backend} failed: {error}", style="red")
+    for error in dict.fromkeys(failed.values()):
+        names = [backend for backend in failed if failed[backend] == error]
+        logs = ", ".join(str(log_of(backend, arguments)) for backend in names)
+        say(f"{', '.join(names)} failed: {error}\nMore in {logs}", style="red")
     if results:
         show(results)
         shared.save(draw(results, arguments.tolerance), arguments.out / "swap.png")
     if arguments.json:
         record = {"failed": failed, "not installed": missing, **numbers(results)}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=1))
+        shared.write(record, arguments.json)
     sys.exit(verdict(results, failed, arguments.tolerance))
 
 
 def is_installed(backend):
     return importlib.util.find_spec(backend) is not None
+
+
+def log_of(backend, arguments):
+    return arguments.out / f"{backend}.log"
 
 
 def say(text, style=""):
@@ -132,16 +137,16 @@ def run(backends, arguments):
             for name in backends
         }
         files = arguments.out / "start.keras", pathlib.Path(folder) / "data"
-        logs = {name: arguments.out / f"{name}.log" for name in backends}
-        for log in logs.values():
-            log.write_text("")
+        for backend in backends:
+            log_of(backend, arguments).write_text("")
 
         def attempt(backend, action, *more):
             """The result of an action, or None if it failed."""
             target = action, *arguments.experiment, *files, *more
             show = functools.partial(bars.update, tasks[backend])
             try:
-                return outcome(backend, logs[backend], show, *target)
+                log = log_of(backend, arguments)
+                return outcome(backend, log, show, *target)
             except BackendError as error:
                 failed[backend] = str(error)
                 show(word="failed")
@@ -179,7 +184,7 @@ def outcome(backend, log, show, *target):
         process.join()
         code = process.exitcode
         end = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-        raise BackendError(f"ended by {end}; what it wrote: {log}") from None
+        raise BackendError(f"its process ended by {end}") from None
     finally:
         process.join(timeout=10)
         process.kill()
@@ -217,13 +222,25 @@ def load(file):
 
 
 def call(file, function):
-    returned = getattr(load(file), function)()
-    if not (isinstance(returned, tuple) and len(returned) == 2):
-        raise TypeError(
-            f"{function} must return a model and a dict of what its fit() takes. "
-            f"Received: {type(returned).__name__}"
-        )
-    model, data = returned
+    import keras
+
+    module = load(file)
+    if not hasattr(module, function):
+        raise AttributeError(f"{file} has no function {function}.")
+    match getattr(module, function)():
+        case (keras.Model() as model, dict() as data):
+            pass
+        case returned:
+            raise TypeError(
+                f"{function} must return a model and a dict of what its fit() takes. "
+                f"Received: {returned!r:.200}"
+            )
+    for name in ("callbacks", "shuffle", "verbose"):
+        if name in data:
+            raise ValueError(
+                f"{name} is decided here, the same for all backends: leave it out of "
+                f"what {function} returns. Received: {name}={data[name]!r:.100}"
+            )
     if not (model.built and model.compiled):
         raise ValueError(
             f"The model that {function} returns must be compiled, and built: give it "
@@ -285,8 +302,8 @@ def train(send, file, function, model_file, data_file, epochs):
         "history": history,
         "ms per step": 1000 * statistics.median(pauses) if pauses else None,
         "versions": {
-            package: importlib.metadata.version(package)
-            for package in ("keras", keras.backend.backend())
+            name: importlib.import_module(name).__version__
+            for name in ("keras", keras.backend.backend())
         },
         "weights": model.get_weights(),
     }
@@ -343,12 +360,12 @@ def numbers(results):
 
 def show(results):
     for name, lists in curves(results):
-        rows = [
-            (str(epoch), *(f"{loss:.7g}" for loss in losses), f"{relative(losses):.1e}")
-            for epoch, losses in enumerate(zip(*lists, strict=True), 1)
-        ]
-        title = f"{name} of each epoch, and how far apart, relatively"
-        shared.table(title, ("epoch", *results, "apart"), rows)
+        rows = []
+        for epoch, losses in enumerate(zip(*lists, strict=True), 1):
+            apart = [f"{relative(losses):.1e}"] if len(losses) > 1 else []
+            rows.append((str(epoch), *(f"{loss:.7g}" for loss in losses), *apart))
+        columns = ["epoch", *results, "difference"][: len(rows[0])]
+        shared.table(f"{name} of each epoch", columns, rows)
     rows = []
     for backend, result in results.items():
         pace = result["ms per step"]
@@ -357,7 +374,7 @@ def show(results):
             for other in results
         ]
         rows.append((backend, f"{pace:.2f}" if pace else "-", *others))
-    title = "Time, and the largest difference of a final weight"
+    title = "Time, and the largest difference between final weights"
     shared.table(title, ("", "ms per step", *results), rows)
     versions = {key: v for r in results.values() for key, v in r["versions"].items()}
     say(", ".join(" ".join(version) for version in versions.items()))
@@ -366,29 +383,35 @@ def show(results):
 def draw(results, tolerance):
     import matplotlib.pyplot as plt
 
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(8, 6.5), sharex=True, height_ratios=(3, 2), layout="constrained"
+    found = list(curves(results))
+    figure, axes = plt.subplots(
+        *(2, len(found)),
+        figsize=(7 * len(found), 6.5),
+        height_ratios=(3, 2),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
     )
-    for name, lists in curves(results):
+    for (name, lists), (above, below) in zip(found, axes.T, strict=True):
         epochs = range(1, len(lists[0]) + 1)
         for number, (backend, losses) in enumerate(zip(results, lists, strict=True)):
-            style = {"color": f"C{number}", "label": f"{backend}, {name}"}
-            width, dash = 7 - 2.5 * number, ["-", "-", (0, (2, 2))][number]
-            above.plot(epochs, losses, linewidth=width, linestyle=dash, **style)
-            apart = [
-                max(relative(pair), FLOOR)
-                for pair in zip(lists[0], losses, strict=True)
-            ]
+            style = {"color": f"C{number}", "label": backend}
+            width, mark = 7 - 2.5 * number, ["o-", "o-", "o:"][number]
+            above.plot(epochs, losses, mark, lw=width, ms=width + 3, **style)
+            pairs = zip(lists[0], losses, strict=True)
+            apart = [max(relative(pair), FLOOR) for pair in pairs]
             if number:
-                below.plot(epochs, apart, marker="o", **style)
-    above.set(ylabel="loss", title="One experiment on each backend")
-    above.legend(frameon=False)
-    below.axhline(tolerance, color="grey", linestyle="--", label="tolerance")
-    below.axhline(FLOOR, color="grey", linestyle=":", label="equal")
-    below.set(xlabel="epoch", ylabel=f"relative, from {next(iter(results))}")
-    below.set_yscale("log")
-    below.xaxis.get_major_locator().set_params(integer=True)
-    below.legend(frameon=False, fontsize="small")
+                below.plot(epochs, apart, ["", "s-", "o:"][number], **style)
+        above.set(ylabel=name, title=f"{name} on each backend")
+        below.axhline(tolerance, color="grey", linestyle="--", label="tolerance")
+        below.axhline(FLOOR, color="grey", lw=0.8, label="no difference in float32")
+        below.set(
+            xlabel="epoch", ylabel=f"relative difference from {next(iter(results))}"
+        )
+        below.set_yscale("log")
+        below.xaxis.get_major_locator().set_params(integer=True)
+        above.legend(frameon=False)
+        below.legend(frameon=False, fontsize="small")
     return figure
 
 
@@ -403,10 +426,13 @@ def verdict(results, failed, tolerance):
     )
     agree = apart <= tolerance
     say(
-        f"The losses {'agree' if agree else 'part'}: at most {apart:.1e} apart, "
-        f"relatively (tolerance {tolerance:g}). Final weights: at most {furthest:.1e}.",
+        f"The losses {'agree' if agree else 'part'}: they differ by at most "
+        f"{apart:.1e} of their size (tolerance {tolerance:g}). "
+        f"Final weights differ by at most {furthest:.1e}.",
         style="green" if agree else "red",
     )
+    if not agree:
+        say("Random layers and unstable training do that; see --help.")
     return int(not agree or bool(failed))
 
 

@@ -123,7 +123,7 @@ shared.table(f"Boxes of {len(y[test])} pictures not seen before", columns, rows)
 print("shift and size: mean absolute errors of these offsets.")
 
 # %%
-# The pictures go from the worst fit of the squared error to its better ones.
+# Eight of the pictures, and the two networks that differ most.
 
 figure = plt.figure(figsize=(11, 4.2), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
@@ -131,6 +131,7 @@ colors = dict(zip(fits, ("C0", "C1", "C2", "C3"), strict=True))
 first, *_, last = fits
 
 
+left.suptitle("From the worst fit of the squared error to its best")
 axes = left.subplots(2, 4)
 by_fit = np.argsort(fits[first])
 for axis, number in zip(axes.flat, by_fit[:: len(by_fit) // 8], strict=False):
@@ -147,6 +148,7 @@ curves = right.subplots()
 for name, fit in fits.items():
     dash = "--" if name == "Smooth L1, beta 1/9" else "-"  # it lies on Huber's
     curves.ecdf(fit, complementary=True, label=name, color=colors[name], ls=dash)
-curves.set(xlabel="intersection over union", ylabel="share of pictures with more")
+curves.set(xlabel="intersection over union", ylabel="share of pictures with a larger")
+curves.set_title("All pictures not seen before")
 curves.legend(frameon=False)
 shared.save(figure, options.out / "boxes.png")

@@ -1,6 +1,6 @@
 """Five steps on many devices with JAX, and in one process: the same weights.
 
-Keras's DataParallel spreads each batch over all devices. The loss is computed of the
+Keras's DataParallel spreads each batch over all devices. The loss is that of the
 whole batch, so that every reduction is what it is on one device.
 
     KERAS_BACKEND=jax python examples/distributed_jax.py
@@ -70,6 +70,7 @@ def train(x, y, weights, reduction, many):
 
 
 if __name__ == "__main__":
+    shared.only_on("jax")
     arguments = parse_arguments()
     if arguments.processes > 1 and arguments.process is None:
         start(arguments.processes, arguments.out)

@@ -34,6 +34,7 @@ def train(x, y, weights, reduction, many):
 
 
 if __name__ == "__main__":
+    shared.only_on("tensorflow")
     out = shared.parser(__doc__).parse_args().out
     # A CPU counts as one device; asked for two, it is two. With GPUs leave this out.
     tf.config.set_logical_device_configuration(

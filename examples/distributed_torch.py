@@ -61,6 +61,7 @@ if __name__ == "__main__":
     out = shared.parser(__doc__).parse_args().out
     if not processes.is_torchelastic_launched():
         sys.exit("torchrun starts this example; --help says how.")
+    shared.only_on("torch")
     processes.init_process_group("gloo")  # on GPUs "nccl"
     shared.show_apart(
         f"PyTorch: {processes.get_world_size()} processes",

@@ -21,6 +21,7 @@ from keras_smoothl1 import SmoothL1Loss
 
 options = shared.options(__doc__)
 FLIGHTS, AIRCRAFT, EPOCHS = (2048, 20, 1) if options.short else (60_000, 300, 5)
+BATCH = 256
 departed = shared.flights().dropna(subset=["dep_delay"])
 rng = np.random.default_rng(0)
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -59,9 +60,10 @@ def regressor(loss):
 def errors_after(name, loss, x_train, y_train, weights=None):
     """Mean absolute errors on flights not seen before, each way in as many steps."""
     model = regressor(loss)
-    epochs = EPOCHS * len(x[train]) // len(x_train)
+    steps, steps_of_all = (-(-len(part) // BATCH) for part in (x_train, x[train]))
     data = {"x": x_train, "y": y_train, "sample_weight": weights}
-    shared.fit(name, model, **data, batch_size=256, epochs=epochs)
+    epochs = EPOCHS * steps_of_all // steps
+    shared.fit(name, model, **data, batch_size=BATCH, epochs=epochs)
     return np.nanmean(np.abs(model.predict(x[test], verbose=0) - y[test]), axis=0)
 
 
@@ -137,7 +139,7 @@ def recurrent():
 
 
 rows = []
-for length, style in ((LONGEST, "-"), (2 * LONGEST, "--")):
+for length, style in ((LONGEST, "o-"), (2 * LONGEST, "s--")):
     sequences, late, known = padded(length)
     model = recurrent()
     weights = known.astype("float32")

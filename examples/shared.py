@@ -40,7 +40,10 @@ def options(doc):
         action="store_true",
         help="less data and fewer steps: seconds, to see that it runs",
     )
-    return found.parse_args()
+    chosen = found.parse_args()
+    if chosen.short:
+        print("Short form: it runs, but the numbers are of too few steps to compare.")
+    return chosen
 
 
 def positive(text):
@@ -48,6 +51,18 @@ def positive(text):
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
     return number
+
+
+def only_on(backend):
+    """Ends the program on any other backend."""
+    import keras
+
+    found = keras.backend.backend()
+    if found != backend:
+        sys.exit(
+            f"This example is for {backend}, and Keras runs on {found}. "
+            f"Start it with KERAS_BACKEND={backend}."
+        )
 
 
 def flights():
@@ -141,9 +156,23 @@ def save(figure, path):
     print("Figure:", path)
 
 
+def write(record, path):
+    """Writes JSON, which has no NaN and no infinity: they become null."""
+
+    def valid(value):
+        if isinstance(value, dict):
+            return {key: valid(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [valid(entry) for entry in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(valid(record), indent=1))
+
+
 # For the distributed examples: five steps, and where they end.
 
-STEPS, GLOBAL_BATCH = 5, 32
+STEPS, GLOBAL_BATCH, TOLERANCE = 5, 32, 1e-5
 REDUCTIONS = ("mean", "sum", "mean_with_sample_weight")
 
 
@@ -196,9 +225,10 @@ def show_apart(title, train, path, *, first=True):
         for r in results
     ]
     table(title, ("reduction", "sample weights", "weights moved", "apart"), rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1))
+    write(results, path)
     print("Numbers:", path)
+    if not all(result["apart"] < TOLERANCE for result in results):
+        sys.exit(f"The weights lie further apart than {TOLERANCE}.")
 
 
 def furthest(first, second):

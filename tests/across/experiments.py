@@ -45,6 +45,10 @@ def not_built():
     return model, {"x": np.zeros((4, 4)), "y": np.zeros((4, 2))}
 
 
-def generator():
+def shuffled():
     model, data = small()
-    return model, {"x": (batch for batch in [data["x"]])}
+    return model, data | {"shuffle": True}
+
+
+def swapped():
+    return small()[::-1]

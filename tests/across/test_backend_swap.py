@@ -73,18 +73,36 @@ def test_a_backend_that_is_not_installed_is_named_and_left_out(swap, monkeypatch
     assert "nothing was compared" in shown
 
 
+def test_a_process_that_is_killed_is_reported(swap):
+    status, record, _ = swap("killed", "--backends", "jax")
+    assert status == 1
+    assert "ended by SIGKILL" in record["failed"]["jax"]
+
+
+def test_a_mistake_is_told_once_for_all_backends(swap, tmp_path):
+    status, record, shown = swap("not_built", "--backends", "jax", "tensorflow")
+    assert status == 1
+    assert shown.count("give it an Input") == 1
+    assert "jax, tensorflow failed: " in shown
+    assert f"{tmp_path}/jax.log" in shown.replace("\n", "")
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("killed", "ended by SIGKILL"),
-        ("not_built", "give it an Input"),
-        ("generator", "Received: generator"),
+        ("shuffled", "shuffle is decided here"),
+        ("swapped", "must return a model and a dict"),
+        ("nowhere", "has no function nowhere"),
     ],
 )
-def test_what_is_wrong_with_an_experiment_is_said(swap, function, message):
-    status, record, _ = swap(function, "--backends", "jax")
-    assert status == 1
-    assert message in record["failed"]["jax"]
+def test_what_is_wrong_with_an_experiment_is_said(function, message):
+    with pytest.raises((AttributeError, TypeError, ValueError), match=message):
+        backend_swap.call(EXPERIMENTS, function)
+
+
+def test_what_cannot_be_carried_to_another_backend_is_refused():
+    with pytest.raises(TypeError, match="Received: generator"):
+        backend_swap.carried(batch for batch in [1])
 
 
 @pytest.mark.parametrize(
