@@ -11,7 +11,8 @@ its fit() takes, which are NumPy arrays and numbers:
     python examples/backend_swap.py --experiment my_file.py:experiment
 
 It is called once, and the model saved as a .keras file. Each backend, in a process of
-its own, loads that file and trains on the same data in the same order, unshuffled.
+its own, loads that file and trains on the same data in the same order, unshuffled, and
+compiles as that backend does by default.
 
 Curves part where Keras draws random numbers in training, for example in Dropout, since
 these differ between backends, and where a training is unstable, since it enlarges the
@@ -24,7 +25,6 @@ backend failed, or if fewer than two ran.
 import argparse
 import functools
 import importlib
-import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -88,12 +88,10 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     installed, missing = [], []
     for backend in dict.fromkeys(arguments.backends):
-        (installed if is_installed(backend) else missing).append(backend)
-    for backend in missing:
-        say(
-            f"{backend} is not installed, and left out. To install it: "
-            f"{sys.executable} -m pip install {backend}"
-        )
+        hint = shared.not_installed(backend)
+        (missing if hint else installed).append(backend)
+        if hint:
+            say(f"{backend} is left out. {hint}")
     results, failed = run(installed, arguments)
     for error in dict.fromkeys(failed.values()):
         names = [backend for backend in failed if failed[backend] == error]
@@ -106,10 +104,6 @@ def main():
         record = {"failed": failed, "not installed": missing, **numbers(results)}
         shared.write(record, arguments.json)
     sys.exit(verdict(results, failed, arguments.tolerance))
-
-
-def is_installed(backend):
-    return importlib.util.find_spec(backend) is not None
 
 
 def log_of(backend, arguments):
@@ -151,8 +145,9 @@ def run(backends, arguments):
                 failed[backend] = str(error)
                 show(word="failed")
 
-        # Torch last: Keras saves most of its optimizers for torch alone.
-        for backend in sorted(backends, key=lambda name: name == "torch"):
+        # JAX first, since what it saves says most: TensorFlow saves that it does not
+        # compile even where JAX would, and torch saves most optimizers for itself.
+        for backend in sorted(backends, key=BACKENDS.index):
             bars.update(tasks[backend], word="makes the model")
             if attempt(backend, make):
                 break
@@ -198,7 +193,7 @@ def begin(backend, log, sender, action, *arguments):
     os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2")
     try:
         action(sender.send, *arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sender.send({"error": f"{type(error).__name__}: {error}"})
         raise
 
@@ -211,14 +206,23 @@ def make(send, file, function, model_file, data_file):
     model, data = call(file, function)
     model.optimizer.build(model.trainable_variables)
     model.save(model_file)
-    data_file.write_bytes(pickle.dumps(keras.tree.map_structure(carried, data)))
+    for name, value in data.items():
+        carry = functools.partial(carried, name)
+        data[name] = keras.tree.map_structure(carry, value)
+    data_file.write_bytes(pickle.dumps(data))
     send({"result": True})
 
 
 def load(file):
     """The experiment's module, whose import registers what the model needs."""
-    sys.path.insert(0, str(file.resolve().parent))
-    return importlib.import_module(file.stem)
+    file = file.resolve()
+    sys.path.insert(0, str(file.parent))
+    found = importlib.import_module(file.stem)
+    if found.__file__ != str(file):
+        raise ImportError(
+            f"{file} has the name of another module, {found.__file__}: rename it."
+        )
+    return found
 
 
 def call(file, function):
@@ -249,17 +253,19 @@ def call(file, function):
     return model, data
 
 
-def carried(value):
-    """An argument of fit() as other processes can take it."""
+def carried(name, value):
+    """A value in an argument of fit(), as other processes can take it."""
     import keras
 
     if keras.ops.is_tensor(value):
         return keras.ops.convert_to_numpy(value)
+    if isinstance(value, np.generic):
+        return value.item()
     if value is None or isinstance(value, bool | int | float | str | np.ndarray):
         return value
     raise TypeError(
-        "What fit() takes must be arrays and plain values, since it is carried to "
-        f"other backends. Received: {type(value).__name__}"
+        f"{name} must be arrays or plain values, since it is carried to other "
+        f"backends. Received: {type(value).__name__}"
     )
 
 
@@ -272,9 +278,10 @@ def train(send, file, function, model_file, data_file, epochs):
 
     # Lambda layers are not safe to load; but this is what the experiment made.
     model = keras.models.load_model(model_file, safe_mode=False)
-    # The file says whether the backend that made the model compiles by default. Each
-    # shall do as it does by itself; torch would take half a minute to compile.
-    model.jit_compile = None
+    # JAX saves that it compiles, which it does unless told otherwise. Each backend
+    # shall do as it does by itself; torch would take half a minute.
+    if model.jit_compile:
+        model.jit_compile = None
     data = pickle.loads(data_file.read_bytes())
     if epochs:
         data["epochs"] = epochs
@@ -282,11 +289,15 @@ def train(send, file, function, model_file, data_file, epochs):
     ends, pauses = [], []
 
     def after_step(step, logs):
-        send({"advance": 1, "word": f"loss {float(logs['loss']):.4g}"})
-        ends.append(time.perf_counter())
+        """Steps come in twos and more where the model has steps_per_execution."""
+        word = f"loss {float(logs['loss']):.4g}"
+        last = ends[-1][0] if ends else -1
+        ends.append((step, time.perf_counter()))
+        send({"advance": step - last, "word": word})
 
     def after_epoch(epoch, logs):
-        pauses.extend(b - a for a, b in itertools.pairwise(ends))
+        for (step, start), (later, end) in itertools.pairwise(ends):
+            pauses.append((end - start) / (later - step))
         ends.clear()
 
     report = keras.callbacks.LambdaCallback(
@@ -297,7 +308,10 @@ def train(send, file, function, model_file, data_file, epochs):
         on_epoch_end=after_epoch,
     )
     data |= {"shuffle": False, "verbose": 0, "callbacks": [report]}
-    history = model.fit(**data).history
+    history = {
+        name: np.asarray(values).tolist()
+        for name, values in model.fit(**data).history.items()
+    }
     result = {
         "history": history,
         "ms per step": 1000 * statistics.median(pauses) if pauses else None,
@@ -421,9 +435,8 @@ def verdict(results, failed, tolerance):
         say("Fewer than two backends finished: nothing was compared.", style="red")
         return 1
     apart = parted(results)
-    furthest = max(
-        distance(results, a, b) for a, b in itertools.combinations(results, 2)
-    )
+    pairs = itertools.combinations(results, 2)
+    furthest = np.max([distance(results, *pair) for pair in pairs])
     agree = apart <= tolerance
     say(
         f"The losses {'agree' if agree else 'part'}: they differ by at most "

@@ -32,13 +32,6 @@ x = shared.known_at_departure(departed)
 y = departed[["arr_delay"]].to_numpy("float32") / 60
 batches = list(zip(np.split(x, STEPS), np.split(y, STEPS), strict=True)) * EPOCHS
 
-
-def network():
-    keras.utils.set_random_seed(0)
-    hidden = keras.layers.Dense(32, activation="tanh")
-    return keras.Sequential([keras.Input(x.shape[1:]), hidden, keras.layers.Dense(1)])
-
-
 # %%
 # PyTorch
 # -------
@@ -120,7 +113,8 @@ way = {
     "jax": train_with_jax,
     "tensorflow": train_with_tensorflow,
 }[keras.backend.backend()]
-own, fitted, losses = network(), network(), []
+own, fitted = (shared.network(x.shape[1], 32, 1) for _ in range(2))
+losses = []
 with shared.progress() as bars:
     task = bars.add_task("own loop", total=len(batches), word="compiling")
     for value in way(own):

@@ -26,7 +26,7 @@ DEVICES = 8
 
 def parse_arguments():
     parser = shared.parser(__doc__)
-    parser.add_argument("--processes", type=shared.positive, default=1)
+    parser.add_argument("--processes", type=int, choices=(1, 2, 4, 8), default=1)
     parser.add_argument("--process", type=int, help="which one of them this is")
     parser.add_argument("--coordinator", help="where the first one listens")
     return parser.parse_args()
@@ -40,7 +40,8 @@ def start(processes, out):
     command = [sys.executable, __file__, "--out", out, "--coordinator", address]
     command += ["--processes", str(processes), "--process"]
     running = [subprocess.Popen([*command, str(i)]) for i in range(processes)]
-    sys.exit(max(process.wait() for process in running))
+    statuses = [process.wait() for process in running]
+    sys.exit(int(any(statuses)))  # a process that a signal ended has a negative one
 
 
 def train(x, y, weights, reduction, many):
@@ -58,7 +59,7 @@ def train(x, y, weights, reduction, many):
         own = batches[:, jax.process_index() if many else 0]
         return own.reshape(-1, *array.shape[1:])
 
-    model = shared.network()
+    model = shared.small_network()
     model.compile(
         keras.optimizers.SGD(shared.rate(reduction)),
         SmoothL1Loss(beta=1 / 9, reduction=reduction),
@@ -74,15 +75,17 @@ if __name__ == "__main__":
     arguments = parse_arguments()
     if arguments.processes > 1 and arguments.process is None:
         start(arguments.processes, arguments.out)
+    # The devices are a CPU's; with GPUs leave both lines out.
+    jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES // arguments.processes)
     if arguments.coordinator:
         jax.distributed.initialize(
             arguments.coordinator, arguments.processes, arguments.process
         )
-    devices, processes = jax.device_count(), jax.process_count()
     shared.show_apart(
-        f"JAX: {devices} devices of {processes} process(es)",
+        f"JAX, {jax.process_count()} process(es)",
+        jax.device_count(),
         train,
-        arguments.out / f"distributed_jax_{processes}.json",
+        arguments.out / f"distributed_jax_{jax.process_count()}.json",
         first=jax.process_index() == 0,
     )

@@ -1,9 +1,9 @@
 """Five steps on two devices with TensorFlow, and on one: the same weights.
 
 MirroredStrategy gives each device its part of every batch, and adds up their slopes.
-Keras divides means by the number of devices first, so that they come out right, and
-leaves sums alone. "mean_with_sample_weight" would divide by the weights that a device
-has itself: write it as a sum, and divide the weights by those of the whole batch.
+Keras divides means by the number of devices first, which is right for parts of one
+size, and leaves sums alone. "mean_with_sample_weight" would divide by the weights that
+a device has itself: write it as a sum, and divide the weights by those of their batch.
 
     KERAS_BACKEND=tensorflow python examples/distributed_tensorflow.py
 """
@@ -19,17 +19,19 @@ from keras_smoothl1 import SmoothL1Loss
 def train(x, y, weights, reduction, many):
     """The weights after five steps, on two devices or on one."""
     loss = SmoothL1Loss(beta=1 / 9, reduction=reduction)
+    parts = (x, y) if weights is None else (x, y, weights)
+    batches = tf.data.Dataset.from_tensor_slices(parts).batch(
+        shared.GLOBAL_BATCH, drop_remainder=True
+    )
     if many and reduction == "mean_with_sample_weight" and weights is not None:
         loss = SmoothL1Loss(beta=1 / 9, reduction="sum", reduce_dims=-1)
-        batches = weights.reshape(shared.STEPS, -1)
-        weights = (batches / batches.sum(axis=1, keepdims=True)).ravel()
+        batches = batches.map(lambda x, y, w: (x, y, w / tf.reduce_sum(w)))
 
     devices = ["CPU:0", "CPU:1"] if many else ["CPU:0"]
     with tf.distribute.MirroredStrategy(devices).scope():
-        model = shared.network()
+        model = shared.small_network()
         model.compile(keras.optimizers.SGD(shared.rate(reduction)), loss)
-    data = {"x": x, "y": y, "sample_weight": weights}
-    model.fit(**data, batch_size=shared.GLOBAL_BATCH, shuffle=False, verbose=0)
+    model.fit(batches, verbose=0)
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
@@ -41,5 +43,5 @@ if __name__ == "__main__":
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
     )
-    title = "TensorFlow: 2 devices of 1 process"
-    shared.show_apart(title, train, out / "distributed_tensorflow.json")
+    devices = len(tf.config.list_logical_devices("CPU"))
+    shared.show_apart("TensorFlow", devices, train, out / "distributed_tensorflow.json")

@@ -33,7 +33,7 @@ def loss_of_part(y, predicted, weights, reduction):
 
 def train(x, y, weights, reduction, many):
     """The weights after five steps, with the other processes or without."""
-    network = shared.network()
+    network = shared.small_network()
     model = DistributedDataParallel(network) if many else network
     loss = SmoothL1Loss(beta=1 / 9, reduction=reduction)
     optimizer = torch.optim.SGD(model.parameters(), lr=shared.rate(reduction))
@@ -62,9 +62,10 @@ if __name__ == "__main__":
     if not processes.is_torchelastic_launched():
         sys.exit("torchrun starts this example; --help says how.")
     shared.only_on("torch")
-    processes.init_process_group("gloo")  # on GPUs "nccl"
+    processes.init_process_group("gloo")
     shared.show_apart(
-        f"PyTorch: {processes.get_world_size()} processes",
+        "PyTorch, a process each",
+        processes.get_world_size(),
         train,
         out / "distributed_torch.json",
         first=processes.get_rank() == 0,

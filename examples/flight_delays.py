@@ -9,7 +9,6 @@ Smooth L1 is saved, and loaded and checked in a fresh process.
 """
 
 import argparse
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -95,11 +94,9 @@ def main():
     arguments = parse_arguments()
     os.environ["KERAS_BACKEND"] = arguments.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if importlib.util.find_spec(arguments.backend) is None:
-        sys.exit(
-            f"This Python has no {arguments.backend}: install it with {sys.executable} "
-            f"-m pip install {arguments.backend}, or choose another --backend."
-        )
+    missing = shared.not_installed(arguments.backend)
+    if missing:
+        sys.exit(missing)
     if arguments.reload:
         reload(arguments.reload)
     else:
@@ -147,9 +144,7 @@ def compare(arguments):
     )
     shared.console.print(
         "|.| is the size of the error. Huber and Smooth L1 with delta = beta differ by "
-        "a factor that Adam divides out, so they train alike. The squared error makes "
-        "up for few long delays with many small errors: its mean error is the nearest "
-        "to 0, and its median error the largest."
+        "a factor that Adam divides out, so they train alike."
     )
 
     shared.save(draw(errors), arguments.out / f"errors_{arguments.backend}.png")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import pathlib
@@ -53,6 +54,16 @@ def positive(text):
     return number
 
 
+def not_installed(backend):
+    """A sentence on what to do if a backend is not there, else None."""
+    if importlib.util.find_spec(backend) is None:
+        return (
+            f"This Python has no {backend}: to install it, "
+            f"{sys.executable} -m pip install {backend}"
+        )
+    return None
+
+
 def only_on(backend):
     """Ends the program on any other backend."""
     import keras
@@ -95,6 +106,17 @@ def known_at_departure(flights):
     features["distance"] = flights["distance"] / 1000
     features["dep_delay"] = flights["dep_delay"] / 60
     return features.to_numpy("float32")
+
+
+def network(inputs, hidden, outputs):
+    """A small network, with the same weights at each call."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Dense(hidden, activation="tanh")
+    return keras.Sequential(
+        [keras.Input((inputs,)), layer, keras.layers.Dense(outputs)]
+    )
 
 
 @contextlib.contextmanager
@@ -185,13 +207,8 @@ def five_batches():
     return x.astype("float32"), y.astype("float32"), weights.astype("float32")
 
 
-def network():
-    """The same network, from the same weights, at each call."""
-    import keras
-
-    keras.utils.set_random_seed(0)
-    hidden = keras.layers.Dense(16, activation="tanh")
-    return keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(4)])
+def small_network():
+    return network(8, 16, 4)
 
 
 def rate(reduction):
@@ -199,14 +216,14 @@ def rate(reduction):
     return 1 / (4 * GLOBAL_BATCH) if reduction == "sum" else 1.0
 
 
-def show_apart(title, train, path, *, first=True):
+def show_apart(engine, devices, train, path, *, first=True):
     """How far five steps on many devices end from five on one, in a table and a file.
 
     `train(x, y, weights, reduction, many)` returns the weights that it ends with; each
     process calls this, and the first shows what came of it.
     """
     x, y, weights = five_batches()
-    begun, results = network().get_weights(), []
+    begun, results = small_network().get_weights(), []
     for reduction, weighted in itertools.product(REDUCTIONS, (False, True)):
         batches = x, y, weights if weighted else None
         many, alone = (train(*batches, reduction, many) for many in (True, False))
@@ -214,6 +231,7 @@ def show_apart(title, train, path, *, first=True):
             {
                 "reduction": reduction,
                 "weights": "(B,)" if weighted else "none",
+                "devices": devices,
                 "moved": furthest(begun, alone),
                 "apart": furthest(many, alone),
             }
@@ -224,6 +242,7 @@ def show_apart(title, train, path, *, first=True):
         (r["reduction"], r["weights"], f"{r['moved']:.2f}", f"{r['apart']:.1e}")
         for r in results
     ]
+    title = f"{engine}, {devices} devices"
     table(title, ("reduction", "sample weights", "weights moved", "apart"), rows)
     write(results, path)
     print("Numbers:", path)
@@ -234,4 +253,5 @@ def show_apart(title, train, path, *, first=True):
 def furthest(first, second):
     """The largest difference between two lists of weights."""
     pairs = zip(first, second, strict=True)
-    return max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)
+    # NumPy's maximum, unlike Python's, is NaN as soon as one of them is.
+    return float(np.max([np.abs(a - b).max(initial=0) for a, b in pairs]))

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import runpy
 import sys
 
@@ -45,8 +46,8 @@ def examples():
 
 
 @pytest.fixture
-def run_example(examples, monkeypatch, tmp_path, capfd):
-    """Runs an example as a script; returns what it printed."""
+def example(examples, monkeypatch, tmp_path, capfd):
+    """Runs an example as a script that draws a figure; returns what it printed."""
     import matplotlib.pyplot as plt
 
     def run(name, *options):
@@ -54,6 +55,9 @@ def run_example(examples, monkeypatch, tmp_path, capfd):
         monkeypatch.setattr(sys, "argv", command)
         runpy.run_path(str(examples / f"{name}.py"), run_name="__main__")
         plt.close("all")
-        return capfd.readouterr().out
+        printed = capfd.readouterr().out
+        figure = re.search(r"Figure: (.+\.png)", printed.replace("\n", " "))
+        assert pathlib.Path(figure[1]).stat().st_size > 10_000
+        return printed
 
     return run

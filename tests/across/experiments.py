@@ -24,19 +24,27 @@ def random():
 
 
 @keras.saving.register_keras_serializable()
-class NotOnTensorFlow(keras.layers.Layer):
-    def call(self, x):
-        if keras.backend.backend() == "tensorflow":
-            raise RuntimeError("This layer has no TensorFlow.")
+class NoTrainingOnTensorFlow(keras.layers.Layer):
+    def call(self, x, training=False):
+        if training and keras.backend.backend() == "tensorflow":
+            raise RuntimeError("This layer does not train on TensorFlow.")
         return x
 
 
 def not_on_tensorflow():
-    return small(NotOnTensorFlow())
+    return small(NoTrainingOnTensorFlow())
+
+
+@keras.saving.register_keras_serializable()
+class KillsInTraining(keras.layers.Layer):
+    def call(self, x, training=False):
+        if training:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
 
 
 def killed():
-    os.kill(os.getpid(), signal.SIGKILL)
+    return small(KillsInTraining())
 
 
 def not_built():

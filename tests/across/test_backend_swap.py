@@ -3,12 +3,15 @@
 Needs all three backends in one environment: `tox run -e cross`.
 """
 
+import importlib.util
 import json
 import pathlib
 import sys
 
 import backend_swap
+import numpy as np
 import pytest
+import shared
 
 EXPERIMENTS = pathlib.Path(__file__).with_name("experiments.py")
 
@@ -53,22 +56,28 @@ def test_curves_that_part_are_told_by_the_exit_status(swap):
 
 def test_a_backend_that_fails_is_reported_while_the_others_finish(swap):
     status, record, shown = swap(
-        "not_on_tensorflow", "--epochs", "1", "--backends", "tensorflow", "jax"
+        "not_on_tensorflow", "--epochs", "1", "--backends", "jax", "tensorflow"
     )
     assert status == 1
     assert list(record["results"]) == ["jax"]
     assert len(record["results"]["jax"]["history"]["loss"]) == 1
-    assert "This layer has no TensorFlow." in record["failed"]["tensorflow"]
+    assert "does not train on TensorFlow" in record["failed"]["tensorflow"]
     assert "tensorflow failed: " in shown
 
 
 def test_a_backend_that_is_not_installed_is_named_and_left_out(swap, monkeypatch):
-    monkeypatch.setattr(backend_swap, "is_installed", lambda name: name == "jax")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *more: (
+            None if name in ("tensorflow", "torch") else find(name, *more)
+        ),
+    )
     status, record, shown = swap("small")
     assert status == 1
     assert list(record["results"]) == ["jax"]
     assert record["not installed"] == ["tensorflow", "torch"]
-    assert "torch is not installed" in shown
+    assert "torch is left out" in shown
     assert "pip install torch" in shown
     assert "nothing was compared" in shown
 
@@ -101,8 +110,20 @@ def test_what_is_wrong_with_an_experiment_is_said(function, message):
 
 
 def test_what_cannot_be_carried_to_another_backend_is_refused():
-    with pytest.raises(TypeError, match="Received: generator"):
-        backend_swap.carried(batch for batch in [1])
+    with pytest.raises(TypeError, match="x must be arrays or plain values"):
+        backend_swap.carried("x", (batch for batch in [1]))
+
+
+def test_a_file_with_the_name_of_another_module_is_refused(tmp_path):
+    file = tmp_path / "shared.py"
+    file.write_text("def experiment(): pass")
+    with pytest.raises(ImportError, match="rename it"):
+        backend_swap.call(file, "experiment")
+
+
+def test_weights_that_are_nan_are_not_taken_for_equal():
+    ones, nan = np.ones(2), np.full(2, np.nan)
+    assert np.isnan(shared.furthest([ones, nan], [ones, ones]))
 
 
 @pytest.mark.parametrize(
