@@ -83,7 +83,7 @@ if __name__ == "__main__":
             arguments.coordinator, arguments.processes, arguments.process
         )
     shared.show_apart(
-        f"JAX, {jax.process_count()} process(es)",
+        f"JAX in {jax.process_count()} process{'es' * (arguments.processes > 1)}",
         jax.device_count(),
         train,
         arguments.out / f"distributed_jax_{jax.process_count()}.json",

@@ -31,7 +31,7 @@ def train(x, y, weights, reduction, many):
     with tf.distribute.MirroredStrategy(devices).scope():
         model = shared.small_network()
         model.compile(keras.optimizers.SGD(shared.rate(reduction)), loss)
-    model.fit(batches, verbose=0)
+    model.fit(batches, shuffle=False, verbose=0)  # a dataset shuffles itself
     return [np.asarray(weight) for weight in model.get_weights()]
 
 

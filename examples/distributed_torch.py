@@ -64,7 +64,7 @@ if __name__ == "__main__":
     shared.only_on("torch")
     processes.init_process_group("gloo")
     shared.show_apart(
-        "PyTorch, a process each",
+        "PyTorch, a process for each",
         processes.get_world_size(),
         train,
         out / "distributed_torch.json",

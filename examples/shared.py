@@ -242,7 +242,7 @@ def show_apart(engine, devices, train, path, *, first=True):
         (r["reduction"], r["weights"], f"{r['moved']:.2f}", f"{r['apart']:.1e}")
         for r in results
     ]
-    title = f"{engine}, {devices} devices"
+    title = f"{engine}: {devices} devices"
     table(title, ("reduction", "sample weights", "weights moved", "apart"), rows)
     write(results, path)
     print("Numbers:", path)
