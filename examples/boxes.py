@@ -148,7 +148,7 @@ curves = right.subplots()
 for name, fit in fits.items():
     dash = "--" if name == "Smooth L1, beta 1/9" else "-"  # it lies on Huber's
     curves.ecdf(fit, complementary=True, label=name, color=colors[name], ls=dash)
-curves.set(xlabel="intersection over union", ylabel="share of pictures with a larger")
+curves.set(xlabel="intersection over union", ylabel="share of pictures above")
 curves.set_title("All pictures not seen before")
 curves.legend(frameon=False)
 shared.save(figure, options.out / "boxes.png")
