@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_images
 from keras_smoothl1 import SmoothL1Loss
 
 options = shared.options(__doc__)
-NUMBER, EPOCHS = (160, 1) if options.short else (1536, 6)
+NUMBER, EPOCHS = (160, 1) if options.short else (2048, 6)
 SIDE = 32
 rng = np.random.default_rng(0)
 
