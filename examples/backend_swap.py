@@ -399,7 +399,8 @@ def draw(results, tolerance):
 
     found = list(curves(results))
     figure, axes = plt.subplots(
-        *(2, len(found)),
+        nrows=2,
+        ncols=len(found),
         figsize=(7 * len(found), 6.5),
         height_ratios=(3, 2),
         sharex=True,

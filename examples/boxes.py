@@ -131,7 +131,7 @@ colors = dict(zip(fits, ("C0", "C1", "C2", "C3"), strict=True))
 first, *_, last = fits
 
 
-left.suptitle("From the worst fit of the squared error to its best")
+left.suptitle("Fits of the squared error, the worst first")
 axes = left.subplots(2, 4)
 by_fit = np.argsort(fits[first])
 for axis, number in zip(axes.flat, by_fit[:: len(by_fit) // 8], strict=False):
