@@ -1,8 +1,43 @@
-"""Runs the Python blocks of README.md as tests, one after another."""
+"""Runs the Python blocks of README.md and docs/ as tests, page by page."""
 
+import doctest
+import importlib.util
+
+import keras
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.myst import CodeBlockParser, SkipParser
+
+collect_ignore_glob = ["docs/*.py"]
+
+
+class PythonBlockParser(CodeBlockParser):
+    """A block is one test, be it statements or what a prompt shows."""
+
+    language = "python"
+    statements = PythonEvaluator()
+
+    def evaluate(self, example):
+        if not example.parsed.startswith(">>>"):
+            return self.statements(example)
+        place = example.path, example.line
+        block = doctest.DocTestParser().get_doctest(example.parsed, {}, *place, None)
+        block.globs = example.namespace
+        problems = []
+        # Long lines are broken, for narrow pages.
+        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+        runner.run(block, out=problems.append, clear_globs=False)
+        return "".join(problems)
+
+
+def setup(namespace):
+    """What the conditions of skipped blocks are made of."""
+    namespace["backend"] = keras.backend.backend()
+    namespace["missing"] = lambda name: importlib.util.find_spec(name) is None
+
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["README.md"]
+    parsers=[PythonBlockParser(), SkipParser()],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    setup=setup,
 ).pytest()

@@ -1,12 +1,18 @@
-"""Trains one experiment on several backends, and shows whether they agree.
+"""
+One experiment on several backends
+==================================
+
+Trains the same on each installed backend, and shows whether they agree.
 
 An experiment is a function without arguments that returns a compiled model and what
-its fit() takes, which are NumPy arrays and numbers:
+its fit() takes, which are NumPy arrays and numbers::
 
     def experiment():
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         model.compile("adam", SmoothL1Loss(beta=1 / 9))
         return model, {"x": x, "y": y, "batch_size": 32, "epochs": 5}
+
+To run it::
 
     python examples/backend_swap.py --experiment my_file.py:experiment
 

@@ -8,6 +8,8 @@ training box in ten is that of another picture, as happens when people draw boxe
 It is trained with the squared error, Huber, Smooth L1 with the beta of 1/9 that Faster
 R-CNN has for its proposals (sigma 3), and Smooth L1 with one beta per offset.
 
+To run it::
+
     KERAS_BACKEND=jax python examples/boxes.py
 """
 

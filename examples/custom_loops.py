@@ -7,6 +7,8 @@ with a torch optimizer, in a jitted JAX step over pure functions, or under
 tf.GradientTape. Beside it runs `model.fit`, from the same weights on the same batches,
 and both end in the same place.
 
+To run it::
+
     KERAS_BACKEND=torch python examples/custom_loops.py
 """
 

@@ -1,7 +1,10 @@
-"""Five steps on many devices with JAX, and in one process: the same weights.
+"""
+Many devices with JAX
+=====================
 
+Five steps on many devices, and in one process: the same weights.
 Keras's DataParallel spreads each batch over all devices. The loss is that of the
-whole batch, so that every reduction is what it is on one device.
+whole batch, so that every reduction is what it is on one device. To run it::
 
     KERAS_BACKEND=jax python examples/distributed_jax.py
     KERAS_BACKEND=jax python examples/distributed_jax.py --processes 2

@@ -1,9 +1,13 @@
-"""Five steps on two devices with TensorFlow, and on one: the same weights.
+"""
+Many devices with TensorFlow
+============================
 
+Five steps on two devices, and on one: the same weights.
 MirroredStrategy gives each device its part of every batch, and adds up their slopes.
 Keras divides means by the number of devices first, which is right for parts of one
 size, and leaves sums alone. "mean_with_sample_weight" would divide by the weights that
 a device has itself: write it as a sum, and divide the weights by those of their batch.
+To run it::
 
     KERAS_BACKEND=tensorflow python examples/distributed_tensorflow.py
 """

@@ -1,9 +1,12 @@
-"""Five steps in two processes with PyTorch, and in one: the same weights.
+"""
+Many devices with PyTorch
+=========================
 
+Five steps in two processes, and in one: the same weights.
 DistributedDataParallel averages the slopes of the processes. For a mean over parts of
 one size that is right as it is. A sum must be multiplied by the number of processes,
 and so must what stands for "mean_with_sample_weight": a sum, divided by the weights of
-all processes, not by one's own.
+all processes, not by one's own. To run it::
 
     KERAS_BACKEND=torch torchrun --nproc-per-node 2 examples/distributed_torch.py
 """

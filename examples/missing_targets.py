@@ -9,6 +9,8 @@ Two trainings on the flights that left New York in 2013, which leave gaps:
 - The flights of one aircraft in one month, a sequence as long as it flew. The rest is
   padding, which a Masking layer hides from the network and from the loss.
 
+To run it::
+
     KERAS_BACKEND=jax python examples/missing_targets.py
 """
 
@@ -24,7 +26,6 @@ FLIGHTS, AIRCRAFT, EPOCHS = (2048, 20, 1) if options.short else (60_000, 300, 5)
 BATCH = 256
 departed = shared.flights().dropna(subset=["dep_delay"])
 rng = np.random.default_rng(0)
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 
 # %%
 # Two targets, some of them NaN
@@ -68,7 +69,8 @@ def errors_after(name, loss, x_train, y_train, weights=None):
 
 
 rows, curves = [], {}
-for share in (0.5, 0.75, 0.9):
+shares_gone = 0.5, 0.75, 0.9
+for share in shares_gone:
     gaps = np.where(rng.random(y[train].shape) < share, np.nan, y[train])
     known = ~np.isnan(gaps)
     complete = known.all(axis=1)
@@ -78,19 +80,11 @@ for share in (0.5, 0.75, 0.9):
     }
     for name, way in ways.items():
         errors = errors_after(f"{name}, {share:.0%} gone", *way)
-        curves.setdefault(name, []).append((share, *errors))
+        curves.setdefault(name, []).append(errors)
         rows.append((name, f"{share:.0%}", *(f"{error:.2f}" for error in errors)))
 columns = ("NaN targets", "forgotten", *TARGETS)
 shared.table("Mean absolute error on flights not seen before, minutes", columns, rows)
 print("Without weights the loss is", float(plain(gaps, np.zeros_like(gaps))))
-
-for (name, points), style in zip(curves.items(), ("o-", "s--"), strict=True):
-    shares, *each = zip(*points, strict=True)
-    for number, (target, errors) in enumerate(zip(TARGETS, each, strict=True)):
-        left.plot(shares, errors, style, color=f"C{number}", label=f"{target}, {name}")
-left.set(xlabel="share of targets forgotten", ylabel="mean absolute error (minutes)")
-left.set(title="Two targets with gaps", xticks=shares)
-left.legend(frameon=False)
 
 # %%
 # Sequences, padded with NaN
@@ -138,8 +132,8 @@ def recurrent():
     return model
 
 
-rows = []
-for length, style in ((LONGEST, "o-"), (2 * LONGEST, "s--")):
+rows, losses = [], {}
+for length in (LONGEST, 2 * LONGEST):
     sequences, late, known = padded(length)
     model = recurrent()
     weights = known.astype("float32")
@@ -147,9 +141,8 @@ for length, style in ((LONGEST, "o-"), (2 * LONGEST, "s--")):
     history = shared.fit(
         f"padded to {length}", model, **data, batch_size=64, epochs=EPOCHS
     )
-    losses = history.history["loss"]
-    right.plot(range(1, EPOCHS + 1), losses, style, label=f"padded to {length}")
-    rows.append((str(length), *(f"{loss:.6f}" for loss in losses)))
+    losses[length] = history.history["loss"]
+    rows.append((str(length), *(f"{loss:.6f}" for loss in losses[length])))
 columns = ("padded to", *(f"epoch {epoch}" for epoch in range(1, EPOCHS + 1)))
 shared.table(f"Loss of {len(months)} sequences", columns, rows)
 
@@ -160,6 +153,22 @@ told = model.evaluate(**data, batch_size=len(late), verbose=0)
 d = np.abs(model.predict(sequences, verbose=0) - late)[known].astype("float64")
 worked_out = np.where(d < 10, d**2 / 20, d - 5).mean()
 print(f"evaluate(): {told:.6f}; from its {known.sum()} errors: {worked_out:.6f}")
+
+# %%
+# Both in one figure.
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+for (name, errors), style in zip(curves.items(), ("o-", "s--"), strict=True):
+    for number, target in enumerate(TARGETS):
+        each = [of_targets[number] for of_targets in errors]
+        label = f"{target}, {name}"
+        left.plot(shares_gone, each, style, color=f"C{number}", label=label)
+left.set(xlabel="share of targets forgotten", ylabel="mean absolute error (minutes)")
+left.set(title="Two targets with gaps", xticks=shares_gone)
+left.legend(frameon=False)
+for (length, by_epoch), style in zip(losses.items(), ("o-", "s--"), strict=True):
+    epochs = range(1, EPOCHS + 1)
+    right.plot(epochs, by_epoch, style, label=f"padded to {length}")
 right.set(xlabel="epoch", ylabel="loss", title="Sequences, padded")
 right.xaxis.get_major_locator().set_params(integer=True)
 right.legend(frameon=False)

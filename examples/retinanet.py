@@ -7,6 +7,8 @@ beta 1/9, where a box counts as the mean of its four offsets, and the boxes are 
 up, since KerasHub's weights already divide by their number. A small detector learns to
 find a rectangle, red or blue, in pictures that are made up.
 
+To run it::
+
     KERAS_BACKEND=jax python examples/retinanet.py
 """
 

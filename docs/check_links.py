@@ -1,0 +1,31 @@
+"""Checks that links within a built site lead somewhere: check_links.py FOLDER."""
+
+import pathlib
+import sys
+import urllib.parse
+
+from bs4 import BeautifulSoup
+
+site = pathlib.Path(sys.argv[1]).resolve()
+pages = {
+    path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    for path in site.rglob("*.html")
+}
+places = {
+    path: {element.get("id") or element.get("name") for element in page(True)}
+    for path, page in pages.items()
+}
+number, lost = 0, []
+for path, page in pages.items():
+    for element in page(["a", "img", "link", "script", "source"]):
+        link = urllib.parse.urlsplit(element.get("href") or element.get("src") or "")
+        if link.scheme or link.netloc or not (link.path or link.fragment):
+            continue
+        number += 1
+        target = path.parent / urllib.parse.unquote(link.path) if link.path else path
+        target = target.resolve()
+        place = urllib.parse.unquote(link.fragment)
+        if not target.is_file() or (place and place not in places.get(target, {place})):
+            lost.append(f"{path.relative_to(site)}: {link.geturl()}")
+print(f"{number} links in {len(pages)} pages, {len(lost)} of them lead nowhere")
+sys.exit("\n".join(lost) or None)

@@ -1,0 +1,215 @@
+"""The figures of the pages, drawn with the package, for light and for dark."""
+
+import jax
+import keras
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+
+from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
+
+# For text and lines, and colors that any eye tells apart (those of Okabe and Ito).
+THEMES = {
+    "light": ("#1f2328", ["#0072b2", "#d55e00", "#009e73"]),
+    "dark": ("#cfd0d0", ["#56b4e9", "#e69f00", "#2cc295"]),
+}
+
+
+def draw_all(folder):
+    """Writes <name>-light.svg and <name>-dark.svg for each figure."""
+    swept = sweep()
+    figures = {
+        "losses": losses,
+        "slopes": lambda: losses(slope=True),
+        "line_up": line_up,
+        "weighted_slopes": weighted_slopes,
+        "residuals": lambda: residuals(swept),
+        "betas": lambda: betas(swept),
+    }
+    for theme, (fore, colors) in THEMES.items():
+        style = {
+            "axes.edgecolor": fore,
+            "axes.labelcolor": fore,
+            "axes.prop_cycle": mpl.cycler(color=colors, linestyle=["-", "--", "-."]),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "figure.constrained_layout.use": True,
+            "font.size": 11,
+            "legend.frameon": False,
+            "legend.labelcolor": fore,
+            "savefig.transparent": True,
+            "svg.hashsalt": "keras_smoothl1",
+            "text.color": fore,
+            "xtick.color": fore,
+            "ytick.color": fore,
+        }
+        for name, draw in figures.items():
+            with mpl.rc_context(style):
+                figure = draw()
+                figure.savefig(folder / f"{name}-{theme}.svg", metadata={"Date": None})
+                plt.close(figure)
+    losses().savefig(folder / "losses.png", dpi=60)
+    plt.close("all")
+
+
+def losses(slope=False):
+    """Losses, or their slopes, against the error: Smooth L1 above, Huber below."""
+    d = np.linspace(-4, 4, 801).astype("float32")
+    zeros = np.zeros_like(d)
+
+    def huber(y_true, y_pred, delta):
+        # An axis of size 1, since Keras's losses average over the last one.
+        loss = keras.losses.Huber(delta, reduction=None)
+        return loss(y_true[:, None], y_pred[:, None])
+
+    def curve(loss, number):
+        if slope:
+            return jax.grad(lambda d: keras.ops.sum(loss(zeros, d, number)))(d)
+        return loss(zeros, d, number)
+
+    figure, panels = plt.subplots(2, 1, figsize=(4.4, 6.4), sharex=True, sharey=True)
+    families = (("Smooth L1, beta", smooth_l1_loss), ("Huber, delta", huber))
+    known = {"color": "grey", "linewidth": 1}
+    for panel, (name, loss) in zip(panels, families, strict=True):
+        for number in (0.25, 1.0, 3.0):
+            panel.plot(d, curve(loss, number), label=f"{name} {number:g}", linewidth=2)
+        l1, l2 = (np.sign(d), d) if slope else (np.abs(d), d**2 / 2)
+        panel.plot(d, l1, label="L1: |d|", linestyle="-", **known)
+        panel.plot(d, l2, label="L2: d² / 2", linestyle=":", **known)
+        if slope:
+            panel.set(ylim=(-3.3, 3.3), ylabel="slope")
+        else:
+            panel.set(ylim=(0, 4), ylabel="loss")
+            panel.legend(fontsize="small", loc="upper center")
+    panel.set_xlabel("error d")
+    return figure
+
+
+DIMENSIONS = ("batch", "height", "width", "channels")
+
+
+def line_up():
+    """Shapes of weights and masks under the dimensions of y_pred."""
+    figure, axis = plt.subplots(figsize=(4.4, 4.6))
+    rows = [
+        ("y_pred", DIMENSIONS, True),
+        ("weight", (), True),
+        ("weight", DIMENSIONS[:1], True),
+        ("weight", DIMENSIONS[:2], True),
+        ("mask", DIMENSIONS[:2], True),
+        ("weight", ("1", "height"), True),
+        ("weight", DIMENSIONS, True),
+        ("weight", DIMENSIONS[1:2], False),
+    ]
+    fore = mpl.rcParams["text.color"]
+    for row, (name, dimensions, fits) in enumerate(rows):
+        axis.text(-0.1, -row, name, ha="right", va="center")
+        for column in range(len(DIMENSIONS) if fits else 1):
+            there = column < len(dimensions)
+            color = fore if row == 0 else "C0" if fits else "C1"
+            box = plt.Rectangle((column + 0.03, -row - 0.4), 0.94, 0.8, color=color)
+            box.set(fill=there, alpha=0.25 if there else 1, linestyle="--")
+            axis.add_patch(box)
+            text = dimensions[column] if there else "spread"
+            axis.text(column + 0.5, -row, text, ha="center", va="center", fontsize=10)
+        if not fits:
+            word = "an error: not batch"
+            axis.text(1.1, -row, word, va="center", fontsize=10)
+    axis.set(xlim=(-0.9, 4), ylim=(-len(rows) + 0.4, 0.6))
+    axis.axis("off")
+    return figure
+
+
+def weighted_slopes():
+    """What weights make of the slopes, element by element."""
+    y_pred = np.full((3, 4, 2), 2, "float32")
+    weights = {
+        "no weights": None,
+        "weights (batch,) of 0, 1, 2": np.array([0, 1, 2]),
+        "weights (batch, height)": np.array([[1, 1, 0, 0], [1, 1, 1, 0], [2, 2, 2, 2]]),
+    }
+    loss = SmoothL1Loss(reduction="sum")
+    figure, panels = plt.subplots(3, 1, figsize=(4.4, 4.6))
+    for panel, (name, weight) in zip(panels, weights.items(), strict=True):
+        slopes = jax.grad(
+            lambda y, weight=weight: loss(np.zeros_like(y_pred), y, weight)
+        )(y_pred).reshape(3, 8)
+        panel.imshow(slopes, cmap="cividis", vmin=0, vmax=2, aspect="auto")
+        for (row, column), slope in np.ndenumerate(slopes):
+            color = "black" if slope > 1 else "white"
+            style = {"ha": "center", "va": "center", "fontsize": 10, "color": color}
+            panel.text(column, row, f"{slope:g}", **style)
+        for height in range(1, 4):
+            panel.axvline(2 * height - 0.5, color="white", linewidth=3, linestyle="-")
+        panel.set(xticks=[], yticks=[], ylabel="batch")
+        panel.set_title(name, fontsize="medium")
+        panel.spines[:].set_visible(False)
+    panel.set_xlabel("four heights of two channels")
+    return figure
+
+
+def sweep():
+    """Flights with 2 % wrong targets: what is left to learn, beta, errors by loss.
+
+    The same as in choosing_beta.md.
+    """
+    import shared
+
+    departed = shared.flights().dropna(subset=["arr_delay", "dep_delay"])[:40_000]
+    x, y = shared.known_at_departure(departed), departed[["arr_delay"]].to_numpy()
+    y = y.astype("float32")
+    wrong = np.random.default_rng(0).random(30_000) < 0.02
+    train, test = slice(10_000, None), slice(10_000)
+    labels = np.where(wrong[:, None], 60 * y[train], y[train])
+    residuals = (labels - departed[["dep_delay"]].to_numpy()[train])[:, 0]
+    scale = 1.4826 * np.median(np.abs(residuals - np.median(residuals)))
+
+    def error_after(loss):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((x.shape[1],)),
+                keras.layers.Dense(64, activation="relu"),
+                keras.layers.Dense(1),
+                keras.layers.Rescaling(30.0),  # to minutes
+            ]
+        )
+        model.compile(keras.optimizers.Adam(3e-3), loss)
+        model.fit(x[train], labels, batch_size=256, epochs=3, verbose=0)
+        return np.abs(model.predict(x[test], verbose=0) - y[test]).mean()
+
+    numbers = [0.5, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000]
+    errors = [error_after(SmoothL1Loss(beta=beta)) for beta in numbers]
+    others = {
+        "absolute error": error_after("mae"),
+        "squared error": error_after("mse"),
+    }
+    return residuals, 1.345 * scale, dict(zip(numbers, errors, strict=True)), others
+
+
+def residuals(swept):
+    """What there is to learn, and how much of it lies within beta."""
+    residuals, beta, *_ = swept
+    figure, axis = plt.subplots(figsize=(4.4, 3.4))
+    axis.hist(residuals, np.linspace(-300, 300, 101), color="C0")
+    middle = np.median(residuals)
+    axis.axvspan(middle - beta, middle + beta, color="C1", alpha=0.3, zorder=0)
+    arrow = {"arrowstyle": "->", "color": mpl.rcParams["text.color"]}
+    at, word = (middle + beta, 3000), (80, 3000)
+    axis.annotate("within beta", at, word, arrowprops=arrow, va="center")
+    axis.set(yscale="log", xlabel="residual (minutes)", ylabel="flights")
+    return figure
+
+
+def betas(swept):
+    """The error on flights not seen, for each beta."""
+    _, beta, errors, others = swept
+    figure, axis = plt.subplots(figsize=(4.4, 3.4))
+    axis.axvline(beta, color="C1", linewidth=8, alpha=0.3, linestyle="-")
+    axis.plot(*zip(*errors.items(), strict=True), "o-", color="C0", label="Smooth L1")
+    fore = mpl.rcParams["text.color"]
+    for (name, error), style in zip(others.items(), ("--", ":"), strict=True):
+        axis.axhline(error, color=fore, linestyle=style, linewidth=1, label=name)
+    axis.set(xscale="log", xlabel="beta (minutes)", ylabel="mean error (minutes)")
+    axis.legend(loc="center left")
+    return figure

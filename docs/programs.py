@@ -1,0 +1,65 @@
+"""How the examples are run while the site is built.
+
+Most run within sphinx-gallery. Those that need a process of their own, for another
+backend or for many devices, run here, and what they print is kept.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+RUNS = {
+    "swap": (None, ["backend_swap.py"]),
+    "distributed_jax": ("jax", ["distributed_jax.py"]),
+    "distributed_jax_2": ("jax", ["distributed_jax.py", "--processes", "2"]),
+    "distributed_tensorflow": ("tensorflow", ["distributed_tensorflow.py"]),
+    "distributed_torch": (
+        "torch",
+        ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        + ["distributed_torch.py"],
+    ),
+}
+ORDER = """
+flight_delays boxes images missing_targets custom_loops retinanet backend_swap
+distributed_jax distributed_torch distributed_tensorflow
+"""
+
+
+class Order:
+    """The order of the examples in the gallery, as sphinx-gallery asks for it."""
+
+    def __init__(self, folder):
+        pass
+
+    def __call__(self, file):
+        return ORDER.split().index(pathlib.Path(file).stem)
+
+
+def run_all(folder):
+    """Writes <name>.txt for each, and the figures; nothing if they are new enough."""
+    newest = max(path.stat().st_mtime for path in EXAMPLES.glob("*.py"))
+    for name, (backend, command) in RUNS.items():
+        text = folder / f"{name}.txt"
+        if text.is_file() and text.stat().st_mtime > newest:
+            continue
+        print(f"running {command[-1]}", flush=True)
+        printed = subprocess.run(
+            [sys.executable, *command, "--out", folder / name],
+            cwd=EXAMPLES,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "COLUMNS": "88"}
+            | ({"KERAS_BACKEND": backend} if backend else {}),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        text.write_text(printed.replace(f"{folder}{os.sep}{name}", "results"))
+    shutil.copy(folder / "swap" / "swap.png", folder / "swap.png")
+
+
+def options_of_example(gallery_conf, script_vars):
+    """For sphinx-gallery, which runs examples without options, and without __file__."""
+    script_vars["example_globals"]["__file__"] = script_vars["src_file"]
+    return []

@@ -1,0 +1,81 @@
+"""A browser on the built site; SITE is the folder with its index.html."""
+
+import os
+import pathlib
+import shutil
+
+import jax
+import pytest
+from playwright.sync_api import sync_playwright
+
+# Nothing of this is for the page: a container has no sandbox, and the rest would call
+# home or want a GPU.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(autouse=True)
+def _as_exact_as_the_page():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def site():
+    return pathlib.Path(os.environ["SITE"]).resolve()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    # Without any of the names, None: playwright's own, if it was installed.
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, site):
+    """Opens try_it.html, where nothing may go wrong or come from the network."""
+    contexts, complaints = [], []
+
+    def watch_request(request):
+        if not request.url.startswith(("file:", "data:")):
+            complaints.append(f"asked for {request.url}")
+
+    def watch_console(message):
+        if message.type in ("error", "warning"):
+            complaints.append(f"console: {message.text}")
+
+    def open_page(width=1280, height=900, color_scheme="light", **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=color_scheme,
+            **options,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", watch_request)
+        page.on("console", watch_console)
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.goto((site / "try_it.html").as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(open_page):
+    return open_page()
