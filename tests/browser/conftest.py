@@ -45,7 +45,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, site):
-    """Opens try_it.html, where nothing may go wrong or come from the network."""
+    """Opens a page, where nothing may go wrong or come from the network."""
     contexts, complaints = [], []
 
     def watch_request(request):
@@ -56,7 +56,9 @@ def open_page(browser, site):
         if message.type in ("error", "warning"):
             complaints.append(f"console: {message.text}")
 
-    def open_page(width=1280, height=900, color_scheme="light", **options):
+    def open_page(
+        width=1280, height=900, color_scheme="light", address="try_it.html", **options
+    ):
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme=color_scheme,
@@ -67,7 +69,7 @@ def open_page(browser, site):
         page.on("request", watch_request)
         page.on("console", watch_console)
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.goto((site / "try_it.html").as_uri())
+        page.goto((site / address).as_uri())
         return page
 
     yield open_page

@@ -51,6 +51,11 @@ def scroll_to(page, selector):
     page.locator(selector).evaluate(
         "place => place.scrollIntoView({block: 'center', behavior: 'instant'})"
     )
+    # What a finger may scroll is known to the browser once the frame is on the screen.
+    page.evaluate(
+        """() => new Promise((done) =>
+            requestAnimationFrame(() => requestAnimationFrame(done)))"""
+    )
 
 
 def middle(page, selector):
