@@ -25,7 +25,8 @@ class PythonBlockParser(CodeBlockParser):
         block.globs = example.namespace
         problems = []
         # Long lines are broken, for narrow pages.
-        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+        flags = doctest.NORMALIZE_WHITESPACE
+        runner = doctest.DocTestRunner(verbose=False, optionflags=flags)
         runner.run(block, out=problems.append, clear_globs=False)
         return "".join(problems)
 

@@ -71,16 +71,16 @@ def losses(slope=False):
     families = (("Smooth L1, beta", smooth_l1_loss), ("Huber, delta", huber))
     known = {"color": "grey", "linewidth": 1}
     for panel, (name, loss) in zip(panels, families, strict=True):
+        family, parameter = name.split(", ")
         for number in (0.25, 1.0, 3.0):
-            panel.plot(d, curve(loss, number), label=f"{name} {number:g}", linewidth=2)
+            label = f"{parameter} {number:g}"
+            panel.plot(d, curve(loss, number), label=label, linewidth=2)
         l1, l2 = (np.sign(d), d) if slope else (np.abs(d), d**2 / 2)
         panel.plot(d, l1, label="L1: |d|", linestyle="-", **known)
         panel.plot(d, l2, label="L2: d² / 2", linestyle=":", **known)
-        if slope:
-            panel.set(ylim=(-3.3, 3.3), ylabel="slope")
-        else:
-            panel.set(ylim=(0, 4), ylabel="loss")
-            panel.legend(fontsize="small", loc="upper center")
+        panel.set_title(f"Slope of {family}" if slope else family)
+        panel.set_ylim((-3.3, 3.3) if slope else (0, 4))
+        panel.legend(fontsize="small", loc="upper left" if slope else "upper center")
     panel.set_xlabel("error d")
     return figure
 
@@ -113,7 +113,7 @@ def line_up():
             text = dimensions[column] if there else "spread"
             axis.text(column + 0.5, -row, text, ha="center", va="center", fontsize=10)
         if not fits:
-            word = "an error: not batch"
+            word = "read as batch: an error"
             axis.text(1.1, -row, word, va="center", fontsize=10)
     axis.set(xlim=(-0.9, 4), ylim=(-len(rows) + 0.4, 0.6))
     axis.axis("off")

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+ROOT = pathlib.Path(__file__).parents[1]
 RUNS = {
     "swap": (None, ["backend_swap.py"]),
     "distributed_jax": ("jax", ["distributed_jax.py"]),
@@ -39,8 +39,9 @@ class Order:
 
 
 def run_all(folder):
-    """Writes <name>.txt for each, and the figures; nothing if they are new enough."""
-    newest = max(path.stat().st_mtime for path in EXAMPLES.glob("*.py"))
+    """Writes <name>.txt for each, and figures; but not anew, if nothing has changed."""
+    inputs = [*ROOT.glob("examples/*.py"), *ROOT.glob("keras_smoothl1/**/*.py")]
+    newest = max(path.stat().st_mtime for path in [*inputs, pathlib.Path(__file__)])
     for name, (backend, command) in RUNS.items():
         text = folder / f"{name}.txt"
         if text.is_file() and text.stat().st_mtime > newest:
@@ -48,15 +49,18 @@ def run_all(folder):
         print(f"running {command[-1]}", flush=True)
         printed = subprocess.run(
             [sys.executable, *command, "--out", folder / name],
-            cwd=EXAMPLES,
+            cwd=ROOT / "examples",
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "COLUMNS": "88"}
+            | {"PYTHONIOENCODING": "utf-8"}
             | ({"KERAS_BACKEND": backend} if backend else {}),
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             check=True,
         ).stdout
-        text.write_text(printed.replace(f"{folder}{os.sep}{name}", "results"))
-    shutil.copy(folder / "swap" / "swap.png", folder / "swap.png")
+        for figure in (folder / name).glob("*.png"):
+            shutil.copy(figure, folder)
+        printed = printed.replace(f"{folder}{os.sep}{name}", "results")
+        text.write_text(printed, encoding="utf-8")
 
 
 def options_of_example(gallery_conf, script_vars):

@@ -2,10 +2,10 @@
 
 import os
 import pathlib
-import shutil
 
 import jax
 import pytest
+from install_browser import browser as installed_browser
 from playwright.sync_api import sync_playwright
 
 # Nothing of this is for the page: a container has no sandbox, and the rest would call
@@ -19,7 +19,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +34,8 @@ def site():
 
 @pytest.fixture(scope="session")
 def browser():
-    # Without any of the names, None: playwright's own, if it was installed.
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    # None is playwright's own.
+    path = installed_browser()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

@@ -5,12 +5,21 @@ import shutil
 import subprocess
 import sys
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 
-if not any(map(shutil.which, NAMES)):
+def browser():
+    """The path of a browser that is there, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def install():
     if shutil.which("apt-get") and os.geteuid() == 0:
         subprocess.run(["apt-get", "update"], check=True)
         subprocess.run(["apt-get", "install", "--yes", "chromium"], check=True)
     else:
         playwright = [sys.executable, "-m", "playwright"]
         subprocess.run([*playwright, "install", "chromium"], check=True)
+
+
+if __name__ == "__main__" and browser() is None:
+    install()
