@@ -68,10 +68,9 @@ def losses(slope=False):
         return loss(zeros, d, number)
 
     figure, panels = plt.subplots(2, 1, figsize=(4.4, 6.4), sharex=True, sharey=True)
-    families = (("Smooth L1, beta", smooth_l1_loss), ("Huber, delta", huber))
+    families = ("Smooth L1", "beta", smooth_l1_loss), ("Huber", "delta", huber)
     known = {"color": "grey", "linewidth": 1}
-    for panel, (name, loss) in zip(panels, families, strict=True):
-        family, parameter = name.split(", ")
+    for panel, (family, parameter, loss) in zip(panels, families, strict=True):
         for number in (0.25, 1.0, 3.0):
             label = f"{parameter} {number:g}"
             panel.plot(d, curve(loss, number), label=label, linewidth=2)

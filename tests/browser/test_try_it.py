@@ -47,6 +47,13 @@ def points(page):
     return np.array([*data["points"], outlier]).T
 
 
+def study(page, beta_keys, height_keys):
+    """What the page shows once the keys are pressed, and the points it is about."""
+    press(page, BETA, beta_keys)
+    press(page, OUTLIER, height_keys)
+    return numbers(page), *points(page)
+
+
 def scroll_to(page, selector):
     # Not by playwright, which leaves what is in view at the edge of the screen.
     page.locator(selector).evaluate(
@@ -93,10 +100,7 @@ def touch(page, selector, offset, up):
 @each_beta
 @each_height
 def test_the_shown_numbers_are_those_of_the_package(page, beta_keys, height_keys):
-    press(page, BETA, beta_keys)
-    press(page, OUTLIER, height_keys)
-    shown = numbers(page)
-    x, y = points(page)
+    shown, x, y = study(page, beta_keys, height_keys)
     predicted = shown["smooth.intercept"] + shown["smooth.rise"] * x
 
     losses = np.asarray(smooth_l1_loss(y, predicted, shown["beta"]))
@@ -111,10 +115,7 @@ def test_the_shown_numbers_are_those_of_the_package(page, beta_keys, height_keys
 @each_beta
 @each_height
 def test_no_line_has_a_smaller_mean_loss_than_the_shown(page, beta_keys, height_keys):
-    press(page, BETA, beta_keys)
-    press(page, OUTLIER, height_keys)
-    shown = numbers(page)
-    x, y = points(page)
+    shown, x, y = study(page, beta_keys, height_keys)
 
     def mean_loss(line):
         return smooth_l1_loss(y, line[0] + line[1] * x, shown["beta"]).mean()
@@ -125,9 +126,7 @@ def test_no_line_has_a_smaller_mean_loss_than_the_shown(page, beta_keys, height_
 
 @each_height
 def test_the_dashed_line_is_that_of_least_squares(page, height_keys):
-    press(page, OUTLIER, height_keys)
-    shown = numbers(page)
-    x, y = points(page)
+    shown, x, y = study(page, [], height_keys)
     rise, intercept = np.polyfit(x, y, 1)
     d = intercept + rise * x - y
     assert shown["squares.rise"] == pytest.approx(rise)
