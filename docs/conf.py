@@ -69,6 +69,7 @@ napoleon_use_rtype = False
 # Shipped with the site, so that it works offline.
 SCRIPTS = {
     "mathjax.js": "mathjax/es5/tex-svg.js",
+    "mathjax.license.txt": "mathjax/LICENSE",
     "jsxgraph.js": "jsxgraph/distrib/jsxgraphcore.js",
     "jsxgraph.css": "jsxgraph/distrib/jsxgraph.css",
     "jsxgraph.license.txt": "jsxgraph/distrib/LICENSE.MIT",
