@@ -1,7 +1,14 @@
 """The Smooth L1 loss for Keras 3, on TensorFlow, PyTorch and JAX."""
 
-from keras_smoothl1.losses import SmoothL1Loss, smooth_l1_loss
-from keras_smoothl1.metrics import SmoothL1Error
+import sys
+
 from keras_smoothl1.version import __version__
+
+# `python -m keras_smoothl1` must run where Keras cannot be imported for want of the
+# backend that it looks for: that is what it tells. While Python looks for the module to
+# run, argv[0] is "-m".
+if sys.argv[:1] != ["-m"] or __name__ not in sys.orig_argv:
+    from keras_smoothl1.losses import SmoothL1Loss, smooth_l1_loss
+    from keras_smoothl1.metrics import SmoothL1Error
 
 __all__ = ["SmoothL1Error", "SmoothL1Loss", "__version__", "smooth_l1_loss"]

@@ -1,0 +1,116 @@
+"""`python -m keras_smoothl1`: is this installation as exact as it should be?
+
+Prints what is installed, and how far values and slopes are from stored exact results.
+Each backend is checked in a process of its own, since Keras takes only one, and may not
+even be importable with the one that it looks for here. The exit status is 1 if anything
+differs or fails. A bug report starts with this table.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+# Keras brings rich along.
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from keras_smoothl1.version import __version__
+
+BACKENDS = ("jax", "tensorflow", "torch")
+HEADERS = ("backend", "version", "device", "run", "dtype", "value", "slope", "result")
+
+
+def main() -> int:
+    summary = "Checks values and slopes on each installed backend."
+    argparse.ArgumentParser(
+        "python -m keras_smoothl1", description=summary
+    ).parse_args()
+    # Wide enough for the table, which a pipe would have folded.
+    console = Console(width=100, highlight=False)
+    console.print(_versions())
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    reports = {}
+    for backend in installed:
+        with console.status(f"checking {backend}"):
+            reports[backend] = _report(backend)
+    console.print(_table(reports))
+    console.print("Value and slope: the largest error, in units in the last place.")
+    if missing := set(BACKENDS) - set(installed):
+        console.print(f"Not installed: {', '.join(sorted(missing))}.")
+    problems = _problems(reports)
+    said = "\n".join(problems) or "All are within 1.5."
+    console.print(said, markup=False, soft_wrap=True)
+    return 1 if problems else 0
+
+
+def _versions() -> str:
+    packages = importlib.metadata.packages_distributions()
+    # The nightly build of Keras is another package of the same module.
+    names = {name for module in ("keras", "numpy") for name in packages[module]}
+    lines = [f"{name} {importlib.metadata.version(name)}" for name in sorted(names)]
+    lines.append(f"Python {platform.python_version()}")
+    chosen = os.environ.get("KERAS_BACKEND", "not set")
+    return (
+        f"keras-smoothl1 {__version__}, {', '.join(lines)}\n"
+        f"{platform.platform()}, KERAS_BACKEND {chosen}\n"
+    )
+
+
+def _report(backend: str) -> dict[str, Any]:
+    """What self_check found on the backend, or the end of what it said of a failure."""
+    # JAX has float64 only where it is told to.
+    chosen = {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
+    process = subprocess.run(
+        [sys.executable, "-m", "keras_smoothl1.self_check"],
+        env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **chosen},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if process.returncode:
+        said = process.stderr.strip().splitlines()[-10:]
+        return {"failed": [f"exit status {process.returncode}", *said]}
+    report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return report
+
+
+def _table(reports: dict[str, dict[str, Any]]) -> Table:
+    # Pasted into an issue it is a table there too.
+    table = Table(*HEADERS, box=box.MARKDOWN)
+    for backend, report in reports.items():
+        if "failed" in report:
+            table.add_row(backend, *[""] * (len(HEADERS) - 2), "failed")
+            continue
+        for check in report["checks"]:
+            numbers = (f"{check[name]:.2f}" for name in ("value", "slope"))
+            result = "differs" if check["differences"] else "ok"
+            where = (backend, report["version"], report["device"])
+            table.add_row(*where, check["run"], check["dtype"], *numbers, result)
+    return table
+
+
+def _problems(reports: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each difference and for what a failed backend said."""
+    if not reports:
+        return ["There is no backend to check. Install one of those."]
+    lines = []
+    for backend, report in reports.items():
+        lines += [f"{backend}: {line}" for line in report.get("failed", ())]
+        for check in report.get("checks", ()):
+            lines += [
+                f"{backend} {check['run']} {row['dtype']}, error {row['error']}, "
+                f"beta {row['beta']}: {row['of']} {row['found']}, not {row[row['of']]}"
+                for row in check["differences"]
+            ]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

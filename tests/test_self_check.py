@@ -1,0 +1,139 @@
+"""`python -m keras_smoothl1` says what is installed, and whether it is exact."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import store_exact
+from autodiff import BACKEND
+
+import keras_smoothl1
+from keras_smoothl1 import __main__ as command
+from keras_smoothl1 import self_check
+
+PACKAGE = pathlib.Path(keras_smoothl1.__file__).parent
+# Run, dtype: what is checked on each backend.
+CHECKS = {"jax": 2 * 2, "tensorflow": 3 * 2, "torch": 1 * 2}
+INSTALLED = [name for name in CHECKS if importlib.util.find_spec(name)]
+
+
+def run(folder, **variables):
+    """Runs the command of the package in folder; returns exit status and output."""
+    process = subprocess.run(
+        [sys.executable, "-m", "keras_smoothl1"],
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    return process.returncode, process.stdout
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The package in a folder of its own, to be spoiled."""
+    shutil.copytree(PACKAGE, tmp_path / "keras_smoothl1")
+    return tmp_path
+
+
+def table(printed):
+    """The rows of the table, by backend, without the header and the rule below it."""
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in printed.splitlines()
+        if line.startswith("|")
+    ]
+    assert rows[0] == list(command.HEADERS)
+    return {name: [row for row in rows[2:] if row[0] == name] for name in CHECKS}
+
+
+def test_each_installed_backend_is_exact_and_the_exit_status_is_0():
+    status, printed = run(PACKAGE.parent)
+    assert status == 0, printed
+    rows = table(printed)
+    for backend, number in CHECKS.items():
+        assert len(rows[backend]) == (number if backend in INSTALLED else 0)
+    for _, version, device, _, _, value, slope, result in rows[BACKEND]:
+        assert version == importlib.import_module(BACKEND).__version__
+        assert device
+        assert 0.4 < float(slope) <= 0.5 < float(value) <= 1.5
+        assert result == "ok"
+    for version in (keras.__version__, np.__version__, keras_smoothl1.__version__):
+        assert f" {version}" in printed
+    for name in set(CHECKS) - set(INSTALLED):
+        assert name in printed.split("Not installed: ")[1]
+
+
+def test_keras_need_not_be_importable_with_the_backend_it_looks_for():
+    status, printed = run(PACKAGE.parent, KERAS_BACKEND="nowhere")
+    assert status == 0, printed
+    assert "KERAS_BACKEND nowhere" in printed
+
+
+def test_a_difference_is_told_and_the_exit_status_is_1(copy):
+    file = copy / "keras_smoothl1" / "exact_results.csv"
+    right, wrong = "float32,1.0,-2.5,2.0,-1.0", "float32,1.0,-2.5,2.0000005,-1.0"
+    text = file.read_text()
+    assert right in text
+    file.write_text(text.replace(right, wrong))
+    status, printed = run(copy)
+    assert status == 1
+    assert "error -2.5, beta 1.0: value 2.0, not 2.0000005" in printed
+    results = {row[4]: row[-1] for row in table(printed)[BACKEND]}
+    assert results == {"float32": "differs", "float64": "ok"}
+
+
+def test_a_backend_that_fails_is_told_and_the_exit_status_is_1(copy):
+    (copy / f"{BACKEND}.py").write_text("raise RuntimeError('a broken [backend]')")
+    status, printed = run(copy)
+    assert status == 1
+    assert table(printed)[BACKEND] == [[BACKEND, *[""] * 6, "failed"]]
+    assert f"{BACKEND}: RuntimeError: a broken [backend]" in printed
+
+
+def test_without_a_backend_the_exit_status_is_1(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["keras_smoothl1"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert command.main() == 1
+    printed = capsys.readouterr().out
+    assert "Not installed: jax, tensorflow, torch." in printed
+    assert "no backend to check" in printed
+
+
+def test_the_stored_results_are_exact():
+    stored = (PACKAGE / "exact_results.csv").read_text(encoding="utf-8")
+    assert stored == store_exact.table()
+    assert len(self_check.exact_results()) > 100
+
+
+@pytest.mark.parametrize(
+    ("result", "exact", "distance"),
+    [
+        (1.0, "1.0", 0),
+        (1.0000001, "1.0", 1),
+        (1.0, "1.00000005960464477539", 0.5),
+        (np.nan, "nan", 0),
+        (0.0, "nan", np.inf),
+        (np.nan, "0.0", np.inf),
+        (-np.inf, "inf", np.inf),
+        (np.inf, "inf", 0),
+    ],
+)
+def test_a_distance_is_in_units_in_the_last_place(result, exact, distance):
+    found = self_check.distance(np.float32(result), exact)
+    assert found == pytest.approx(distance, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtypes"),
+    [("cpu", ["float32", "float64"]), ("mps:0", ["float32"])],
+)
+def test_the_dtypes_checked_are_those_that_the_device_has(device, dtypes):
+    assert self_check.dtypes_of(device) == dtypes
