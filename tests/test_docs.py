@@ -13,7 +13,11 @@ import tomllib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("docs/*/*.md")]
+PAGES = [
+    page
+    for pattern in ("*.md", "docs/*.md", "docs/*/*.md")
+    for page in sorted(ROOT.glob(pattern))
+]
 # Python runs, sh is checked here. The rest is shown: what was printed, and Burn's Rust.
 LANGUAGES = {"python", "sh", "text", "rust"}
 BLOCK = re.compile(r"^( *)```sh\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
@@ -60,9 +64,9 @@ def extras():
 
 
 def installable():
-    """Packages that the tests have seen, and tox, which runs them."""
+    """Packages that the tests have seen, and what runs them."""
     pins = read(ROOT / "constraints.txt")
-    return {"tox", *re.findall(r"^([\w-]+)==", pins, re.MULTILINE)}
+    return {"tox", "pre-commit", *re.findall(r"^([\w-]+)==", pins, re.MULTILINE)}
 
 
 def check_packages(packages):
@@ -82,13 +86,32 @@ def check_script(path, words):
             assert before.startswith("--")
 
 
+def check_tests(words):
+    match words:
+        case [path] | [path, "-k", _]:
+            assert (ROOT / path).is_file()
+        case _:
+            pytest.fail(f"No check knows what {words} should name.")
+
+
+def labels():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "tox.ini")
+    return set(re.findall(r"^(\w+) =", config["tox"]["labels"], re.MULTILINE))
+
+
 def check_tox(words):
     match words:
         case []:
             return
+        case ["-m", label]:
+            assert label in labels()
+            return
         case ["-e", environment, *rest]:
             assert environment in environments()
     match rest:
+        case ["--", *tests] if environment in extras():
+            check_tests(tests)
         case ["--", "python", path, *options]:
             check_script(path, options)
         case ["--", path, *options] if environment.startswith("example"):
@@ -112,6 +135,10 @@ def test_a_shell_line_names_what_exists(command):
             check_packages(packages)
         case ["python", "-m", "tox", "run", *rest]:
             check_tox(rest)
+        case ["python", "-m", "pytest", *rest]:
+            check_tests(rest)
+        case ["python", "-m", "keras_smoothl1"] | ["pre-commit", "install"]:
+            pass
         case ["python", path, *options]:
             check_script(path, options)
         case ["torchrun", "--nproc-per-node", _, path, *options]:

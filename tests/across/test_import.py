@@ -1,0 +1,33 @@
+"""Importing the package imports no backend that Keras has not already chosen.
+
+Needs all three backends in one environment: `tox run -e cross`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+BACKENDS = ("jax", "tensorflow", "torch")
+SCRIPT = """
+import json, sys
+import keras
+before = set(sys.modules)
+import keras_smoothl1
+print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_importing_the_package_brings_in_no_second_backend(backend):
+    printed = subprocess.check_output(
+        [sys.executable, "-c", SCRIPT], env={**os.environ, "KERAS_BACKEND": backend}
+    )
+    before, added = json.loads(printed.splitlines()[-1])
+    assert backend in before
+    assert f"keras_smoothl1.kernels.{backend}" in added
+    others = [name for name in BACKENDS if name != backend]
+    assert not [name for name in added if name.split(".")[0] in others]
+    assert not [name for name in added if name.split(".")[-1] in others]

@@ -1,0 +1,55 @@
+"""Installs the built wheel into an empty environment, and uses it far from here.
+
+    python try_wheel.py DIST CONSTRAINTS
+
+DIST is the folder with the wheel. Constraints are those of pip for what it needs.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+
+BACKEND = "jax"
+HERE = pathlib.Path(__file__).parent
+PACKAGE = HERE.parents[1] / "keras_smoothl1"
+
+
+def check_files(wheel):
+    """The package and what describes it, nothing else."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    print(f"\n{wheel.name}:", *sorted(names), sep="\n  ")
+    about = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
+    described = {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
+    expected = {f"{about}/{name}" for name in described} | {
+        path.relative_to(PACKAGE.parent).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    if names != expected:
+        sys.exit(f"The wheel should not differ by {sorted(names ^ expected)}.")
+
+
+def main():
+    (wheel,) = pathlib.Path(sys.argv[1]).resolve().glob("*.whl")
+    constraints = pathlib.Path(sys.argv[2]).resolve()
+    check_files(wheel)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = venv.EnvBuilder(with_pip=True)
+        environment.create(f"{folder}/environment")
+        python = environment.ensure_directories(f"{folder}/environment").env_exe
+        shutil.copy(HERE / "smoke.py", folder)
+        for command in (
+            ["-m", "pip", "install", "--constraint", constraints]
+            + [f"{wheel}[{BACKEND}]"],
+            ["smoke.py", BACKEND],
+            ["-m", "keras_smoothl1"],
+        ):
+            subprocess.run([python, *command], cwd=folder, check=True)
+
+
+if __name__ == "__main__":
+    main()
