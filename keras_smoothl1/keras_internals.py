@@ -10,7 +10,8 @@
 tests/test_keras_internals.py fails when Keras moves or changes either.
 """
 
-from keras.src.backend import get_keras_mask
+# Where it is defined: Keras 3.16 no longer hands it on to keras.src.backend.
+from keras.src.backend.common.masking import get_keras_mask
 from keras.src.losses.loss import scale_loss_for_distribution
 
 __all__ = ["get_keras_mask", "scale_loss_for_distribution"]
