@@ -1,5 +1,6 @@
 """The Smooth L1 loss for Keras 3, on TensorFlow, PyTorch and JAX."""
 
+import itertools
 import sys
 
 from keras_smoothl1.version import __version__
@@ -7,7 +8,7 @@ from keras_smoothl1.version import __version__
 # `python -m keras_smoothl1` must run where Keras cannot be imported for want of the
 # backend that it looks for: that is what it tells. While Python looks for the module to
 # run, argv[0] is "-m".
-if sys.argv[:1] != ["-m"] or __name__ not in sys.orig_argv:
+if sys.argv[:1] != ["-m"] or ("-m", __name__) not in itertools.pairwise(sys.orig_argv):
     from keras_smoothl1.losses import SmoothL1Loss, smooth_l1_loss
     from keras_smoothl1.metrics import SmoothL1Error
 

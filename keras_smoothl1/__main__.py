@@ -33,9 +33,9 @@ def main() -> int:
         "python -m keras_smoothl1", description=summary
     ).parse_args()
     # Wide enough for the table, which a pipe would have folded.
-    console = Console(width=100, highlight=False)
+    console = Console(width=100, highlight=False, markup=False)
     console.print(_versions())
-    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    installed = [name for name in BACKENDS if _is_installed(name)]
     reports = {}
     for backend in installed:
         with console.status(f"checking {backend}"):
@@ -46,14 +46,22 @@ def main() -> int:
         console.print(f"Not installed: {', '.join(sorted(missing))}.")
     problems = _problems(reports)
     said = "\n".join(problems) or "All are within 1.5."
-    console.print(said, markup=False, soft_wrap=True)
+    # A pipe may have no sign for what a backend says of its failure.
+    said = said.encode(console.encoding, "backslashreplace").decode(console.encoding)
+    console.print(said, soft_wrap=True)
     return 1 if problems else 0
+
+
+def _is_installed(backend: str) -> bool:
+    # A folder of that name without any code, as one left behind, has no origin.
+    spec = importlib.util.find_spec(backend)
+    return spec is not None and spec.origin is not None
 
 
 def _versions() -> str:
     packages = importlib.metadata.packages_distributions()
     # The nightly build of Keras is another package of the same module.
-    names = {name for module in ("keras", "numpy") for name in packages[module]}
+    names = {name for module in ("keras", "numpy") for name in packages.get(module, ())}
     lines = [f"{name} {importlib.metadata.version(name)}" for name in sorted(names)]
     lines.append(f"Python {platform.python_version()}")
     chosen = os.environ.get("KERAS_BACKEND", "not set")
@@ -66,7 +74,7 @@ def _versions() -> str:
 def _report(backend: str) -> dict[str, Any]:
     """What self_check found on the backend, or the end of what it said of a failure."""
     # JAX has float64 only where it is told to.
-    chosen = {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
+    chosen = {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1", "PYTHONUTF8": "1"}
     process = subprocess.run(
         [sys.executable, "-m", "keras_smoothl1.self_check"],
         env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **chosen},

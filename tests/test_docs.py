@@ -58,21 +58,26 @@ def environments():
     return found
 
 
+def project():
+    return tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
+
+
 def extras():
-    project = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
-    return project["optional-dependencies"]
+    return project()["optional-dependencies"]
 
 
-def installable():
-    """Packages that the tests have seen, and what runs them."""
-    pins = read(ROOT / "constraints.txt")
-    return {"tox", "pre-commit", *re.findall(r"^([\w-]+)==", pins, re.MULTILINE)}
+def pins():
+    """The packages that the tests have seen, with their versions."""
+    found = re.findall(
+        r"^([\w-]+)==(.+)$", read(ROOT / "constraints.txt"), re.MULTILINE
+    )
+    return dict(found)
 
 
 def check_packages(packages):
     for package in packages:
         name, bracket, extra = package.rstrip("]").partition("[")
-        assert name in {"keras-smoothl1", ".", *installable()}
+        assert name in {"keras-smoothl1", ".", "tox", "pre-commit", *pins()}
         assert extra in extras() if bracket else True
 
 
@@ -152,3 +157,20 @@ def test_each_block_of_code_is_of_a_kind_that_is_run_or_meant_to_be_shown(page):
     kinds = {kind for kind in FENCE.findall(read(page)) if not kind.startswith("{")}
     assert kinds <= {"", *LANGUAGES}
     assert not re.search(r"\{(code|doctest)", read(page))
+
+
+def test_the_table_of_versions_is_that_of_the_project():
+    table = read(ROOT / "README.md").partition("## Versions")[2]
+    header, _, *rows = re.findall(r"^\|(.*)\|$", table, re.MULTILINE)
+    for name in extras().keys() - {"all"}:
+        assert f" {name} {pins()[name]} ".lower() in header.lower()
+    pythons = {row.split("|")[0].strip() for row in rows}
+    kerases = {row.split("|")[1].strip() for row in rows}
+    prefix = "Programming Language :: Python :: "
+    assert {prefix + python for python in pythons} <= set(project()["classifiers"])
+    assert len(pythons) == sum(prefix in line for line in project()["classifiers"])
+    assert f"python{project()['requires-python']}" == f"python>={min(pythons)}"
+    oldest = re.search(r"lowest: .* keras==(\S+)", read(ROOT / "tox.ini"))[1]
+    assert {oldest, pins()["keras"]} < kerases
+    (keras,) = project()["dependencies"]
+    assert keras == f"keras>={oldest.removesuffix('.0')}"

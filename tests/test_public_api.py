@@ -63,6 +63,21 @@ def test_the_version_can_be_released(notes):
     assert "###" in notes(f"v{keras_smoothl1.__version__}")
 
 
+def test_a_version_without_a_section_is_refused(notes, monkeypatch):
+    monkeypatch.setattr(
+        pathlib.Path, "read_text", lambda *_, **__: '__version__ = "9.9"'
+    )
+    with pytest.raises(SystemExit, match=re.escape("no section '## [9.9] - year")):
+        notes("v9.9")
+
+
+def test_the_citation_is_of_the_newest_release():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    version, date = re.search(r"^## \[(\d.*)\] - (.*)$", CHANGELOG, re.M).groups()
+    assert f"\nversion: {version}\n" in citation
+    assert f'\ndate-released: "{date}"\n' in citation
+
+
 @pytest.mark.parametrize("tag", ["v0.0.0", keras_smoothl1.__version__])
 def test_another_tag_is_refused(notes, tag):
     with pytest.raises(SystemExit, match=re.escape(f"The tag is {tag}, but")):

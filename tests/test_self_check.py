@@ -1,5 +1,6 @@
 """`python -m keras_smoothl1` says what is installed, and whether it is exact."""
 
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
@@ -41,6 +42,12 @@ def copy(tmp_path):
     """The package in a folder of its own, to be spoiled."""
     shutil.copytree(PACKAGE, tmp_path / "keras_smoothl1")
     return tmp_path
+
+
+def computed_in(dtype):
+    """A step as self_check has them, which finds a loss of 1.5 and a slope of 1."""
+    results = keras.ops.full((1,), 1.5, dtype), keras.ops.ones((1,), dtype)
+    return lambda loss, error: results
 
 
 def table(printed):
@@ -86,25 +93,52 @@ def test_a_difference_is_told_and_the_exit_status_is_1(copy):
     status, printed = run(copy)
     assert status == 1
     assert "error -2.5, beta 1.0: value 2.0, not 2.0000005" in printed
-    results = {row[4]: row[-1] for row in table(printed)[BACKEND]}
-    assert results == {"float32": "differs", "float64": "ok"}
+    results = {(row[4], row[-1]) for row in table(printed)[BACKEND]}
+    assert results == {("float32", "differs"), ("float64", "ok")}
 
 
 def test_a_backend_that_fails_is_told_and_the_exit_status_is_1(copy):
-    (copy / f"{BACKEND}.py").write_text("raise RuntimeError('a broken [backend]')")
-    status, printed = run(copy)
+    broken = "raise RuntimeError('a broken [backend] \N{BLACK STAR}')"
+    (copy / f"{BACKEND}.py").write_text(broken, encoding="utf-8")
+    status, printed = run(copy, PYTHONIOENCODING="cp1252")
     assert status == 1
     assert table(printed)[BACKEND] == [[BACKEND, *[""] * 6, "failed"]]
-    assert f"{BACKEND}: RuntimeError: a broken [backend]" in printed
+    assert f"{BACKEND}: RuntimeError: a broken [backend] \\u2605" in printed
 
 
 def test_without_a_backend_the_exit_status_is_1(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["keras_smoothl1"])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    empty_folder = importlib.machinery.ModuleSpec("jax", None, is_package=True)
+    found = {"jax": empty_folder}
+    monkeypatch.setattr(importlib.util, "find_spec", found.get)
     assert command.main() == 1
     printed = capsys.readouterr().out
     assert "Not installed: jax, tensorflow, torch." in printed
     assert "no backend to check" in printed
+
+
+def test_a_module_of_the_users_that_imports_the_package_gets_its_names(copy):
+    (copy / "mine").mkdir()
+    (copy / "mine/__init__.py").write_text("from keras_smoothl1 import SmoothL1Loss")
+    (copy / "mine/__main__.py").write_text("import mine; print(mine.SmoothL1Loss())")
+    command = [sys.executable, "-m", "mine", "--package", "keras_smoothl1"]
+    printed = subprocess.check_output(command, cwd=copy, encoding="utf-8")
+    assert printed.startswith("SmoothL1Loss(beta=1.0")
+
+
+def test_a_result_in_another_dtype_differs_however_close_it_is():
+    row = {"dtype": "float32", "beta": "1.0", "error": "2.0"}
+    row |= {"value": "1.5", "slope": "1.0"}
+    assert not self_check.compare("eager", computed_in("float32"), "float32", [row])[
+        "differences"
+    ]
+    found = self_check.compare("eager", computed_in("float16"), "float32", [row])
+    assert [x["of"] for x in found["differences"]] == ["value", "slope"]
+
+
+def test_without_stored_results_nothing_is_exact():
+    with pytest.raises(ValueError, match="no results in float32"):
+        self_check.check([])
 
 
 def test_the_stored_results_are_exact():

@@ -1,6 +1,7 @@
 """What a model from a stranger can do through this package: see SECURITY.md."""
 
 import json
+import re
 import sys
 import zipfile
 
@@ -63,7 +64,9 @@ SETTINGS = [
 @OBJECTS
 def test_a_setting_is_never_made_an_object(cls, setting, thing, safe_mode):
     def hostile():
-        with pytest.raises((TypeError, ValueError), match=setting):
+        # As it is in the config: nothing was made of it before it was refused.
+        received = re.escape(f"{setting}={thing!r}")
+        with pytest.raises((TypeError, ValueError), match=received):
             make(cls, {**cls().get_config(), setting: thing}, safe_mode)
 
     assert events_of(hostile) == []
@@ -107,7 +110,7 @@ def test_a_tampered_file_is_refused(tmp_path):
 def test_a_lambda_is_refused_with_the_package_imported(tmp_path):
     layers = [keras.Input((2,)), keras.layers.Lambda(lambda x: x, output_shape=(2,))]
     keras.Sequential(layers).save(tmp_path / "lambda.keras")
-    with pytest.raises(ValueError, match="unsafe|lambda"):
+    with pytest.raises(ValueError, match="arbitrary code"):
         keras.models.load_model(tmp_path / "lambda.keras")
 
 

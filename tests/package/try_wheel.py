@@ -5,6 +5,7 @@
 DIST is the folder with the wheel. Constraints are those of pip for what it needs.
 """
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def main():
     constraints = pathlib.Path(sys.argv[2]).resolve()
     check_files(wheel)
     with tempfile.TemporaryDirectory() as folder:
-        environment = venv.EnvBuilder(with_pip=True)
+        environment = venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt")
         environment.create(f"{folder}/environment")
         python = environment.ensure_directories(f"{folder}/environment").env_exe
         shutil.copy(HERE / "smoke.py", folder)
