@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import keras
 import numpy as np
-from keras.src.backend import set_keras_mask
+from keras.src.backend.common.masking import set_keras_mask
 
 from keras_smoothl1 import SmoothL1Loss
 

@@ -1,9 +1,9 @@
 """The walk in pieces gives what the plain operations give, and allocates one buffer."""
 
-import keras
 import numpy as np
 import pytest
 from autodiff import BACKEND
+from keras.src.backend.common.masking import set_keras_mask
 
 from keras_smoothl1 import SmoothL1Loss
 
@@ -46,7 +46,7 @@ def run(monkeypatch, loss, weight_of, mask, fused):
         if not fused:
             patch.setattr(kernels.fused, "covers", lambda *args: False)
         if mask:
-            keras.src.backend.set_keras_mask(y_pred, torch.tensor(MASK))
+            set_keras_mask(y_pred, torch.tensor(MASK))
         value = loss(y_true, y_pred, weight_of(weight))
         (3 * value).backward(weight if value.dim() else None)
     assert bool(calls) == fused

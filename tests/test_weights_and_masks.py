@@ -5,6 +5,7 @@ import numpy as np
 import oracle
 import pytest
 from autodiff import to_numpy, value_and_gradients
+from keras.src.backend.common.masking import set_keras_mask
 
 from keras_smoothl1 import SmoothL1Error, SmoothL1Loss
 from keras_smoothl1.keras_internals import get_keras_mask
@@ -25,7 +26,7 @@ def weights(shape):
 def masked(y_pred, mask):
     """y_pred as a layer would leave it."""
     y_pred = keras.ops.convert_to_tensor(y_pred)
-    keras.src.backend.set_keras_mask(y_pred, keras.ops.convert_to_tensor(mask, "bool"))
+    set_keras_mask(y_pred, keras.ops.convert_to_tensor(mask, "bool"))
     assert get_keras_mask(y_pred) is not None
     return y_pred
 
