@@ -195,6 +195,24 @@ def test_an_empty_batch_has_loss_zero(shape, reduction):
     assert to_numpy(loss(nothing, nothing)) == 0
 
 
+def test_beta_may_be_a_variable():
+    variable = keras.Variable(0.5)
+    np.testing.assert_array_equal(
+        to_numpy(smooth_l1_loss([0.0, 0.0], [0.25, 3.0], variable)),
+        to_numpy(smooth_l1_loss([0.0, 0.0], [0.25, 3.0], 0.5)),
+    )
+    with pytest.raises(ValueError, match="beta must be positive"):
+        smooth_l1_loss([0.0], [1.0], keras.Variable(-0.5))
+
+
+def test_a_subclass_may_set_its_own_defaults():
+    class BoxLoss(SmoothL1Loss):
+        def __init__(self, **settings):
+            super().__init__(beta=1 / 9, **settings)
+
+    assert float(BoxLoss()([0.0], [1.0])) == float(SmoothL1Loss(1 / 9)([0.0], [1.0]))
+
+
 def test_call_gives_the_losses_before_the_reduction():
     loss = SmoothL1Loss(reduce_dims=-1).call(Y_TRUE, Y_PRED)
     np.testing.assert_array_equal(to_numpy(loss), [[0.0625], [1.5]])

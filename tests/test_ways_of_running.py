@@ -8,6 +8,7 @@ from autodiff import BACKEND, to_numpy, value_and_gradients
 from packaging import version
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
+from keras_smoothl1.kernels import known_value
 
 RNG = np.random.default_rng(6)
 SHAPE = (4, 3, 2)
@@ -203,6 +204,19 @@ if BACKEND == "torch":
         each = torch.func.vmap(torch.func.grad(loss, argnums=1))(T_TRUE, T_PRED)
         same(each, gradient)
 
+    def test_torch_vmap_over_betas():
+        betas = torch.tensor([0.25, 0.5, 2.0])
+
+        def losses(beta):
+            return smooth_l1_loss(T_TRUE, T_PRED, beta)
+
+        for found, beta in zip(torch.func.vmap(losses)(betas), betas, strict=True):
+            same(found, losses(float(beta)))
+
+    def test_a_beta_on_another_device_is_not_waited_for():
+        assert known_value(torch.tensor(-1.0, device="meta")) is None
+        assert known_value(torch.tensor(-1.0)) == -1
+
     def test_no_grad_and_autocast():
         loss = SmoothL1Loss(0.5)
         value, (gradient,) = eager(loss, None)
@@ -265,9 +279,12 @@ if BACKEND == "tensorflow":
         same(found, value)
         same(tape.gradient(found, arguments[1]), gradient)
 
-    def test_reduce_dims_of_unknown_rank_is_an_error_that_says_what_to_do():
+    @pytest.mark.parametrize("autograph", [False, True])
+    def test_reduce_dims_of_unknown_rank_is_an_error_that_says_what_to_do(autograph):
         run = tf.function(
-            SmoothL1Loss(reduce_dims=-1), input_signature=[tf.TensorSpec(None)] * 2
+            SmoothL1Loss(reduce_dims=-1),
+            input_signature=[tf.TensorSpec(None)] * 2,
+            autograph=autograph,
         )
         with pytest.raises(ValueError, match="reduce_dims needs.*ensure_shape"):
             run(Y_TRUE, Y_PRED)

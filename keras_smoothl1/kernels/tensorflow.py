@@ -78,7 +78,8 @@ def _ends_in_rows(shape: Any, axes: tuple[int, ...]) -> bool:
 
 def smooth_l1(error: Tensor, beta: Any) -> Tensor:
     if tf.is_tensor(beta):
-        return _by_error_and_beta(error, beta)
+        # Of a variable its value: tf.custom_gradient takes no variables.
+        return _by_error_and_beta(error, tf.convert_to_tensor(beta))
     return _elementwise(_as_tensor(beta, error), error)
 
 
