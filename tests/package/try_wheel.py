@@ -22,7 +22,7 @@ PACKAGE = HERE.parents[1] / "keras_smoothl1"
 def check_files(wheel):
     """The package and what describes it, nothing else."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    print(f"\n{wheel.name}:", *sorted(names), sep="\n  ")
+    print(f"\n{wheel.name}:", *sorted(names), sep="\n  ", flush=True)
     about = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
     described = {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
     expected = {f"{about}/{name}" for name in described} | {
