@@ -1,7 +1,7 @@
 """Prints what CHANGELOG.md says of a release: release_notes.py v0.1.0.
 
-Fails unless the tag is that of the version in keras_smoothl1/version.py, and that
-version has a section with a date.
+Fails unless the tag is that of the version in keras_smoothl1/version.py, that version
+has a section with a date, and nothing is left under [Unreleased].
 """
 
 import pathlib
@@ -11,18 +11,24 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def notes(tag: str) -> str:
+def notes(tag: str, changelog: str) -> str:
     version = re.search(r'"(.+)"', (ROOT / "keras_smoothl1/version.py").read_text())[1]
     if tag != f"v{version}":
-        sys.exit(f"The tag is {tag}, but keras_smoothl1/version.py has {version}.")
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    sections = re.split(r"^## ", changelog, flags=re.MULTILINE)
-    for section in sections:
-        title, _, text = section.partition("\n")
+        sys.exit(
+            f"The tag must be v{version}, as keras_smoothl1/version.py has it. "
+            f"Received: {tag}"
+        )
+    sections = dict(
+        section.split("\n", 1)
+        for section in re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]
+    )
+    if left := sections["[Unreleased]"].strip():
+        sys.exit(f"CHANGELOG.md still has this under [Unreleased]:\n{left}")
+    for title, text in sections.items():
         if re.fullmatch(rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", title):
             return text.strip()
     return sys.exit(f"CHANGELOG.md has no section '## [{version}] - year-month-day'.")
 
 
 if __name__ == "__main__":
-    print(notes(sys.argv[1]))
+    print(notes(sys.argv[1], (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))

@@ -28,24 +28,31 @@ HEADERS = ("backend", "version", "device", "run", "dtype", "value", "slope", "re
 
 
 def main() -> int:
-    summary = "Checks values and slopes on each installed backend."
     argparse.ArgumentParser(
-        "python -m keras_smoothl1", description=summary
+        "python -m keras_smoothl1",
+        description="Shows what is installed, and checks values and slopes on each "
+        "installed backend, whichever KERAS_BACKEND names.",
+        epilog="The exit status is 1 if anything differs from stored exact results by "
+        "over 1.5 units in the last place, or fails.",
     ).parse_args()
     # Wide enough for the table, which a pipe would have folded.
-    console = Console(width=100, highlight=False, markup=False)
+    terminal = sys.stdout.isatty()
+    console = Console(
+        width=100, highlight=False, markup=False, force_interactive=terminal
+    )
     console.print(_versions())
     installed = [name for name in BACKENDS if _is_installed(name)]
     reports = {}
     for backend in installed:
         with console.status(f"checking {backend}"):
             reports[backend] = _report(backend)
-    console.print(_table(reports))
-    console.print("Value and slope: the largest error, in units in the last place.")
+    if reports:
+        console.print(_table(reports))
+        console.print("Value and slope: the largest error, in units in the last place.")
     if missing := set(BACKENDS) - set(installed):
         console.print(f"Not installed: {', '.join(sorted(missing))}.")
     problems = _problems(reports)
-    said = "\n".join(problems) or "All are within 1.5."
+    said = "\n".join([*(problems or ["All are within 1.5."]), _import_of_keras()])
     # A pipe may have no sign for what a backend says of its failure.
     said = said.encode(console.encoding, "backslashreplace").decode(console.encoding)
     console.print(said, soft_wrap=True)
@@ -64,24 +71,43 @@ def _versions() -> str:
     names = {name for module in ("keras", "numpy") for name in packages.get(module, ())}
     lines = [f"{name} {importlib.metadata.version(name)}" for name in sorted(names)]
     lines.append(f"Python {platform.python_version()}")
-    chosen = os.environ.get("KERAS_BACKEND", "not set")
     return (
         f"keras-smoothl1 {__version__}, {', '.join(lines)}\n"
-        f"{platform.platform()}, KERAS_BACKEND {chosen}\n"
+        f"{platform.platform()}, KERAS_BACKEND {_chosen()}"
+    )
+
+
+def _chosen() -> str:
+    return os.environ.get("KERAS_BACKEND") or "not set"
+
+
+def _import_of_keras() -> str:
+    """Which backend a program gets, if the one that Keras looks for can be imported."""
+    process = _python("-c", "import keras; print(keras.backend.backend())", {})
+    if process.returncode:
+        *_, last = f"exit status {process.returncode}\n{process.stderr}".splitlines()
+        return (
+            f"But here `import keras` fails, with KERAS_BACKEND {_chosen()}: {last}\n"
+            "Set KERAS_BACKEND to a backend that is ok."
+        )
+    return f"Here `import keras` takes {process.stdout.split()[-1]}."
+
+
+def _python(flag: str, code: str, chosen: dict[str, str]) -> Any:
+    return subprocess.run(
+        [sys.executable, flag, code],
+        env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "PYTHONUTF8": "1", **chosen},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
 
 
 def _report(backend: str) -> dict[str, Any]:
     """What self_check found on the backend, or the end of what it said of a failure."""
     # JAX has float64 only where it is told to.
-    chosen = {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1", "PYTHONUTF8": "1"}
-    process = subprocess.run(
-        [sys.executable, "-m", "keras_smoothl1.self_check"],
-        env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **chosen},
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
+    chosen = {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
+    process = _python("-m", "keras_smoothl1.self_check", chosen)
     if process.returncode:
         said = process.stderr.strip().splitlines()[-10:]
         return {"failed": [f"exit status {process.returncode}", *said]}
@@ -107,7 +133,10 @@ def _table(reports: dict[str, dict[str, Any]]) -> Table:
 def _problems(reports: dict[str, dict[str, Any]]) -> list[str]:
     """A line for each difference and for what a failed backend said."""
     if not reports:
-        return ["There is no backend to check. Install one of those."]
+        return [
+            "There is no backend to check. Install one, such as by\n"
+            'python -m pip install "keras-smoothl1[jax]"'
+        ]
     lines = []
     for backend, report in reports.items():
         lines += [f"{backend}: {line}" for line in report.get("failed", ())]

@@ -82,6 +82,11 @@ def test_the_function_as_a_loss(run):
     assert improves(model.fit(X, Y, batch_size=8, epochs=10, verbose=0))
 
 
+@pytest.mark.xfail(
+    not keras.layers.LSTM(1).supports_masking,
+    reason="a nightly build of Keras 3.16 drops masks in recurrent layers",
+    strict=True,
+)
 @RUN
 @pytest.mark.parametrize("layer", ["embedding", "masking"])
 def test_masked_steps_do_not_train(run, layer):

@@ -13,6 +13,7 @@ import keras_smoothl1.metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+TAG = f"v{keras_smoothl1.__version__}"
 NAMES = [name for name in keras_smoothl1.__all__ if name != "__version__"]
 
 
@@ -31,14 +32,21 @@ def told():
     for heading, text in re.findall(
         r"^### (\w+)\n(.*?)(?=^##|\Z)", CHANGELOG, re.M | re.S
     ):
-        for name, arguments in re.findall(r"^- `(\w+)(\(.*?\))?`", text, re.M):
+        unfolded = re.sub(r"\n +", " ", text)
+        for name, arguments in re.findall(r"^- `(\w+)(\(.*?\))?`", unfolded, re.M):
             if arguments or heading == "Removed":
                 newest.setdefault(name, f"{name}{arguments}")
     return {text for name, text in newest.items() if text != name}
 
 
 def test_names_and_defaults_are_those_of_the_changelog():
-    assert {signature(name) for name in NAMES} == told()
+    here = {signature(name) for name in NAMES}
+    assert here == told(), (
+        "CHANGELOG.md tells of other names or defaults. Under [Unreleased], below "
+        "'### Added' or '### Changed', it needs lines that begin with "
+        + " and ".join(f"- `{text}`" for text in sorted(here - told()))
+        + "; a name that went, below '### Removed', only itself."
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,16 +67,39 @@ def notes():
     return runpy.run_path(str(ROOT / ".github" / "release_notes.py"))["notes"]
 
 
-def test_the_version_can_be_released(notes):
-    assert "###" in notes(f"v{keras_smoothl1.__version__}")
+def changelog(unreleased="", version=keras_smoothl1.__version__):
+    """One with changes that were not released yet, and a section for the version."""
+    return f"# Changelog\n\n## [Unreleased]\n{unreleased}\n{section(version)}"
 
 
-def test_a_version_without_a_section_is_refused(notes, monkeypatch):
-    monkeypatch.setattr(
-        pathlib.Path, "read_text", lambda *_, **__: '__version__ = "9.9"'
+def section(version):
+    return f"## [{version}] - 2026-01-31\n\n### Added\n\n- All of {version}.\n"
+
+
+def test_a_release_has_its_section_for_notes(notes):
+    found = notes(TAG, changelog() + section("0.0.1"))
+    assert found == f"### Added\n\n- All of {keras_smoothl1.__version__}."
+
+
+def test_the_changelog_tells_of_the_version(notes):
+    without_news = re.sub(
+        r"(## \[Unreleased\]\n).*?(?=^## )", r"\1", CHANGELOG, flags=re.M | re.S
     )
-    with pytest.raises(SystemExit, match=re.escape("no section '## [9.9] - year")):
-        notes("v9.9")
+    assert "###" in notes(TAG, without_news)
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "reason"),
+    [
+        ("v0.0.0", changelog(), f"must be {TAG}, as"),
+        (keras_smoothl1.__version__, changelog(), f"must be {TAG}, as"),
+        (TAG, changelog("### Fixed\n- A hole."), "[Unreleased]:\n### Fixed\n- A hole."),
+        (TAG, changelog(version="9.9"), f"no section '## [{TAG[1:]}] - year"),
+    ],
+)
+def test_a_release_is_refused_that_does_not_fit(notes, tag, text, reason):
+    with pytest.raises(SystemExit, match=re.escape(reason)):
+        notes(tag, text)
 
 
 def test_the_citation_is_of_the_newest_release():
@@ -76,9 +107,3 @@ def test_the_citation_is_of_the_newest_release():
     version, date = re.search(r"^## \[(\d.*)\] - (.*)$", CHANGELOG, re.M).groups()
     assert f"\nversion: {version}\n" in citation
     assert f'\ndate-released: "{date}"\n' in citation
-
-
-@pytest.mark.parametrize("tag", ["v0.0.0", keras_smoothl1.__version__])
-def test_another_tag_is_refused(notes, tag):
-    with pytest.raises(SystemExit, match=re.escape(f"The tag is {tag}, but")):
-        notes(tag)

@@ -72,6 +72,7 @@ def test_each_installed_backend_is_exact_and_the_exit_status_is_0():
         assert device
         assert 0.4 < float(slope) <= 0.5 < float(value) <= 1.5
         assert result == "ok"
+    assert printed.endswith(f"Here `import keras` takes {BACKEND}.\n")
     for version in (keras.__version__, np.__version__, keras_smoothl1.__version__):
         assert f" {version}" in printed
     for name in set(CHECKS) - set(INSTALLED):
@@ -81,7 +82,8 @@ def test_each_installed_backend_is_exact_and_the_exit_status_is_0():
 def test_keras_need_not_be_importable_with_the_backend_it_looks_for():
     status, printed = run(PACKAGE.parent, KERAS_BACKEND="nowhere")
     assert status == 0, printed
-    assert "KERAS_BACKEND nowhere" in printed
+    assert "But here `import keras` fails, with KERAS_BACKEND nowhere: " in printed
+    assert printed.endswith("Set KERAS_BACKEND to a backend that is ok.\n")
 
 
 def test_a_difference_is_told_and_the_exit_status_is_1(copy):
@@ -113,6 +115,7 @@ def test_without_a_backend_the_exit_status_is_1(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", found.get)
     assert command.main() == 1
     printed = capsys.readouterr().out
+    assert "|" not in printed
     assert "Not installed: jax, tensorflow, torch." in printed
     assert "no backend to check" in printed
 
