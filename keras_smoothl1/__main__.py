@@ -93,9 +93,12 @@ def _import_of_keras() -> str:
     return f"Here `import keras` takes {process.stdout.split()[-1]}."
 
 
-def _python(flag: str, code: str, chosen: dict[str, str]) -> Any:
+def _python(
+    flag: str, program: str, chosen: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Runs code after -c or a module after -m, with chosen over the environment."""
     return subprocess.run(
-        [sys.executable, flag, code],
+        [sys.executable, flag, program],
         env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "PYTHONUTF8": "1", **chosen},
         capture_output=True,
         encoding="utf-8",
