@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from keras_smoothl1 import validation
+from keras_smoothl1.backends import backend
 from keras_smoothl1.keras_internals import get_keras_mask
-from keras_smoothl1.kernels import known_value
 from keras_smoothl1.reduction import reduced_loss
-from keras_smoothl1.validation import Tensor
+from keras_smoothl1.typing import Beta, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_smoothl1")
@@ -36,8 +36,8 @@ class SmoothL1Loss(keras.losses.Loss):
 
     Weights and masks belong to elements. In `loss(y_true, y_pred, sample_weight)`, a
     `sample_weight` of shape `()`, `(batch,)`, `(batch, d0)` and so on up to the shape
-    of `y_pred`, with 1 allowed for any dimension, lines up with `y_pred` from the left.
-    So does the mask that `Masking` or `Embedding(mask_zero=True)` leaves on `y_pred`.
+    of `y_pred`, with 1 allowed for any dimension, is broadcast to `y_pred` from the
+    left. So is the mask that `Masking` or `Embedding(mask_zero=True)` leaves on `y_pred`.
     A masked element never counts. An element that is masked or has weight 0 has loss 0
     and slope 0 even where its target or prediction is NaN.
 
@@ -108,7 +108,7 @@ class SmoothL1Loss(keras.losses.Loss):
             dtype=validation.standardize_dtype(dtype),
         )
         self.beta = validation.standardize_beta(
-            beta, validation.computing_dtype(self.dtype)
+            beta, validation.compute_dtype(self.dtype)
         )
         self.reduce_dims = validation.standardize_reduce_dims(reduce_dims)
         self.keepdims = validation.standardize_keepdims(keepdims)
@@ -122,31 +122,27 @@ class SmoothL1Loss(keras.losses.Loss):
             )
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        mask = get_keras_mask(y_pred)
-        return self._reduced(y_true, y_pred, sample_weight, mask, self.reduction)
-
-    def call(self, y_true: Any, y_pred: Any) -> Tensor:
-        """Returns the losses before weights, mask and reduction."""
-        return self._reduced(y_true, y_pred, None, None, None)
-
-    def _reduced(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        sample_weight: Any,
-        mask: Any,
-        reduction: str | None,
-    ) -> Tensor:
         return reduced_loss(
             y_true,
             y_pred,
-            self.beta,
             sample_weight,
-            mask,
-            reduction,
-            self.reduce_dims,
-            self.keepdims,
-            self.dtype,
+            get_keras_mask(y_pred),
+            beta=self.beta,
+            reduction=self.reduction,
+            reduce_dims=self.reduce_dims,
+            keepdims=self.keepdims,
+            dtype=self.dtype,
+        )
+
+    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+        """Returns the losses before weights, mask and reduction."""
+        return reduced_loss(
+            y_true,
+            y_pred,
+            beta=self.beta,
+            reduce_dims=self.reduce_dims,
+            keepdims=self.keepdims,
+            dtype=self.dtype,
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -164,7 +160,7 @@ class SmoothL1Loss(keras.losses.Loss):
         return type(self).from_config, (self.get_config(),)
 
     def __repr__(self) -> str:
-        return validation.show(self)
+        return validation.to_repr(self)
 
 
 @keras.saving.register_keras_serializable("keras_smoothl1")
@@ -229,23 +225,20 @@ def smooth_l1_loss(
     return reduced_loss(
         y_true,
         y_pred,
-        _numbers_or_tensor(beta, validation.computing_dtype(dtype)),
-        None,
-        None,
-        None,
-        validation.standardize_reduce_dims(reduce_dims),
-        validation.standardize_keepdims(keepdims),
-        dtype,
+        beta=_standardize_beta(beta, validation.compute_dtype(dtype)),
+        reduce_dims=validation.standardize_reduce_dims(reduce_dims),
+        keepdims=validation.standardize_keepdims(keepdims),
+        dtype=dtype,
     )
 
 
-def _numbers_or_tensor(beta: Any, dtype: str) -> Any:
+def _standardize_beta(beta: Any, dtype: str) -> Beta | Tensor:
     is_tensor = keras.ops.is_tensor(beta) or isinstance(beta, keras.Variable)
     # On Keras's NumPy backend NumPy's numbers are tensors too.
     if not is_tensor or isinstance(beta, np.ndarray | np.generic):
         return validation.standardize_beta(beta, dtype)
     tensor = validation.standardize_tensor_beta(beta, dtype)
-    number = known_value(tensor)
+    number = backend.static_value(tensor)
     if number is not None:
         validation.check_beta_range((number,), dtype, beta)
     return tensor

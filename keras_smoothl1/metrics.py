@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_smoothl1 import reduction, validation
+from keras_smoothl1.backends import backend
 from keras_smoothl1.keras_internals import get_keras_mask
 
 
@@ -13,8 +14,8 @@ class SmoothL1Error(keras.metrics.Metric):
     """Computes the mean Smooth L1 loss over all elements seen since the last reset.
 
     With sample weights it is the weighted mean: the sum of the weighted losses, divided
-    by the sum of the weights spread over the elements. Masked elements do not count.
-    Weights and masks line up as they do in `SmoothL1Loss`. On JAX, though, `fit()`
+    by the sum of the weights broadcast to the elements. Masked elements do not count.
+    Weights and masks are broadcast as in `SmoothL1Loss`. On JAX, though, `fit()`
     hands its metrics predictions that have lost their mask (`evaluate()` does not);
     that is so for every metric of Keras.
 
@@ -61,11 +62,11 @@ class SmoothL1Error(keras.metrics.Metric):
             name=validation.standardize_name(name),
             dtype=validation.standardize_dtype(dtype),
         )
-        self._computing_dtype = validation.computing_dtype(self.dtype)
-        self.beta = validation.standardize_beta(beta, self._computing_dtype)
+        self._compute_dtype = validation.compute_dtype(self.dtype)
+        self.beta = validation.standardize_beta(beta, self._compute_dtype)
         # Not in float16: it cannot count beyond 2048.
         self.total, self.count = (
-            self.add_variable((), "zeros", dtype=self._computing_dtype, name=name)
+            self.add_variable((), "zeros", dtype=self._compute_dtype, name=name)
             for name in ("total", "count")
         )
 
@@ -76,20 +77,25 @@ class SmoothL1Error(keras.metrics.Metric):
             y_true: The targets, in the shape of `y_pred`. A trailing dimension of 1
                 may be missing on either.
             y_pred: The predictions, of any shape.
-            sample_weight: Optional weights that line up with `y_pred` from the left.
+            sample_weight: Optional weights, broadcast to `y_pred` from the left.
         """
-        y_true, y_pred, weight, mask = reduction.line_up_all(
-            y_true, y_pred, sample_weight, get_keras_mask(y_pred), self._computing_dtype
+        y_true, y_pred, weight, mask = reduction.standardize_inputs(
+            y_true,
+            y_pred,
+            sample_weight,
+            get_keras_mask(y_pred),
+            dtype=self._compute_dtype,
         )
         validation.check_beta_for(self.beta, y_pred)
         y_pred = keras.ops.stop_gradient(y_pred)  # nothing is to be kept for one
-        losses = reduction.weighted_sum(y_true, y_pred, self.beta, weight, mask)
-        count = reduction.spread_sum(mask if weight is None else weight, y_pred)
+        weight = mask if weight is None else weight
+        losses = backend.weighted_sum(y_true, y_pred, self.beta, weight)
+        count = reduction.broadcast_sum(weight, y_pred)
         self.total.assign_add(losses)
         self.count.assign_add(keras.ops.cast(count, losses.dtype))
 
     def result(self) -> Any:
-        mean = reduction.divide(self.total.value, self.count.value)
+        mean = backend.divide_no_nan(self.total.value, self.count.value)
         return keras.ops.cast(mean, self.dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -109,4 +115,4 @@ class SmoothL1Error(keras.metrics.Metric):
             variable.assign(value)
 
     def __repr__(self) -> str:
-        return validation.show(self)
+        return validation.to_repr(self)

@@ -7,14 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-Tensor = Any
-Shape = tuple[int | None, ...]
-Beta = float | tuple[float, ...]
-ReduceDims = int | tuple[int, ...] | None
+from keras_smoothl1.backends import backend
+from keras_smoothl1.formula import SMALLEST_NORMAL
+from keras_smoothl1.typing import Axes, Beta, ReduceDims, Tensor
 
-SMALLEST_NORMAL = {
-    dtype: float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")
-}
 REDUCTIONS = (
     "sum_over_batch_size",
     "auto",
@@ -103,7 +99,7 @@ def check_beta_for(beta: Any, y_pred: Tensor) -> None:
         return
     numbers = beta if isinstance(beta, tuple) else (beta,)
     check_beta_range(numbers, keras.backend.standardize_dtype(y_pred.dtype), beta)
-    shape = static_shape(y_pred)
+    shape = backend.static_shape(y_pred)
     if isinstance(beta, float) or shape is None:
         return
     if not shape or shape[-1] not in (None, len(beta)):
@@ -155,11 +151,11 @@ def _is_sequence(x: Any) -> bool:
     return isinstance(x, Sequence) and not isinstance(x, text)
 
 
-def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor) -> tuple[int, ...]:
+def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor) -> Axes:
     """Returns reduce_dims as axes from 0 up, in order."""
     if reduce_dims is None:
         return ()
-    shape = static_shape(y_pred)
+    shape = backend.static_shape(y_pred)
     if shape is None:
         raise ValueError(
             "reduce_dims needs y_pred to have a known rank; give it one with "
@@ -220,7 +216,7 @@ def result_dtype(y_pred: Tensor) -> str:
     return dtype if "float" in dtype else str(keras.backend.floatx())
 
 
-def computing_dtype(dtype: str) -> str:
+def compute_dtype(dtype: str) -> str:
     """float16 and bfloat16 are computed in float32 and rounded once, at the end."""
     return "float64" if dtype == "float64" else "float32"
 
@@ -230,7 +226,7 @@ def to_json(setting: Any) -> Any:
     return list(setting) if isinstance(setting, tuple) else setting
 
 
-def show(x: Any) -> str:
+def to_repr(x: Any) -> str:
     """An object with a config as the call that makes it."""
     settings = ", ".join(f"{key}={value!r}" for key, value in x.get_config().items())
     return f"{type(x).__name__}({settings})"
@@ -270,11 +266,3 @@ def _is_numeric(leaf: Any) -> bool:
     except ValueError:  # a dtype that Keras does not know, such as an object's
         return False
     return str(dtype).startswith(("float", "bfloat", "int", "uint", "bool"))
-
-
-def static_shape(x: Tensor) -> Shape | None:
-    """The shape with None for what is not known yet; None if not even the rank is."""
-    try:
-        return tuple(x.shape)
-    except ValueError:  # how tf.TensorShape says that its rank is unknown
-        return None

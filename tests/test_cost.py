@@ -36,21 +36,34 @@ if BACKEND == "torch":
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    from keras_smoothl1.backends.torch import aten, cpu, internals
+
     class Cost(TorchDispatchMode):
-        """Counts operations, and new tensors of at least half of y_pred's size."""
+        """Counts operations, those on whole tensors apart, and large new tensors."""
 
         def __init__(self, given):
             super().__init__()
             self.given = {x.untyped_storage().data_ptr() for x in given}
             self.size = given[0].numel()
-            self.storages, self.operations = set(), 0
+            self.storages, self.operations, self.whole = set(), 0, []
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
             self.operations += 1
+            tensors = [x for x in (result, *args) if isinstance(x, torch.Tensor)]
+            sizes = [x.untyped_storage().nbytes() // x.itemsize for x in tensors]
+            name = str(function)
+            touched = not function.is_view and not name.startswith("aten.new_")
+            if touched and max(sizes, default=0) >= self.size:
+                self.whole.append(name)
             if isinstance(result, torch.Tensor) and 2 * result.numel() >= self.size:
                 self.storages.add(result.untyped_storage().data_ptr())
             return result
+
+    @pytest.fixture
+    def with_mode(monkeypatch):
+        """The fast path stands back from any mode, even from one that only counts."""
+        monkeypatch.setattr(internals, "no_mode_is_active", lambda: True)
 
     @cases(
         plain=(1, 8),
@@ -60,30 +73,42 @@ if BACKEND == "torch":
         beta=(1, 15),
     )
     def test_a_step_sweeps_once_and_allocates_what_it_returns(
-        monkeypatch, settings, weight, bound
+        monkeypatch, with_mode, settings, weight, bound
     ):
-        from keras_smoothl1.kernels import torch_fused, torch_native
-
         allocated, operations = bound
-        pieces = 8
-        for module in (torch_fused, torch_native):
-            monkeypatch.setattr(module, "PIECE", Y_PRED.size // pieces)
+        blocks = 8
+        for module in (cpu, aten):
+            monkeypatch.setattr(module, "BLOCK_SIZE", Y_PRED.size // blocks)
         y_true, y_pred = torch.tensor(Y_TRUE), torch.tensor(Y_PRED).requires_grad_()
         weight = None if weight is None else torch.tensor(weight)
         loss = SmoothL1Loss(**settings)
-        upstream = torch.ones(SHAPE if loss.reduction is None else ())
-        with Cost([y_pred, y_true, upstream]) as cost:
-            loss(y_true, y_pred, weight).backward(upstream)
+        grad_output = torch.ones(SHAPE if loss.reduction is None else ())
+        with Cost([y_pred, y_true, grad_output]) as cost:
+            loss(y_true, y_pred, weight).backward(grad_output)
         assert len(cost.storages - cost.given) <= allocated
-        assert cost.operations <= 15 + operations * pieces
+        assert cost.operations <= 15 + operations * blocks
 
     @pytest.mark.parametrize("weight", [None, WEIGHT])
-    def test_a_small_step_has_no_views_or_pieces(weight):
+    def test_a_small_step_has_no_views_or_blocks(with_mode, weight):
         y_true, y_pred = torch.tensor(Y_TRUE[0]), torch.tensor(Y_PRED[0])
         weight = None if weight is None else torch.ones(SHAPE[1])
         with Cost([y_pred.requires_grad_(), y_true]) as cost:
             SmoothL1Loss()(y_true, y_pred, weight).backward()
         assert cost.operations <= (14 if weight is None else 23)
+
+    @pytest.mark.parametrize(
+        ("true_needs_grad", "weight_shape", "bound"),
+        [(False, None, 7), (True, None, 8), (False, SHAPE, 12), (True, SHAPE, 13)],
+    )
+    def test_a_general_step_has_few_operations_on_whole_tensors(
+        true_needs_grad, weight_shape, bound
+    ):
+        y_true, y_pred = torch.tensor(Y_TRUE), torch.tensor(Y_PRED).requires_grad_()
+        y_true.requires_grad_(true_needs_grad)
+        weight = None if weight_shape is None else torch.ones(weight_shape)
+        with Cost([y_pred, y_true]) as cost:
+            SmoothL1Loss()(y_true, y_pred, weight).backward()
+        assert 1 <= len(cost.whole) <= bound, cost.whole
 
 
 if BACKEND == "jax":
@@ -159,10 +184,10 @@ if BACKEND == "tensorflow":
         assert 1 <= len(whole) <= bound, whole
 
     def test_eager_calls_trace_one_graph_for_all_sizes():
-        from keras_smoothl1.kernels import tensorflow as kernel
+        from keras_smoothl1.backends import tensorflow
 
         loss = SmoothL1Loss(0.5)
         for size in (16, 32, 48):
             loss(Y_TRUE[:size], Y_PRED[:size])
         kinds = ((tf.float32, 0), (tf.float32, len(SHAPE)))
-        assert kernel._graph(None, *kinds).experimental_get_tracing_count() == 1
+        assert tensorflow._graph(None, *kinds).experimental_get_tracing_count() == 1

@@ -27,7 +27,7 @@ def test_importing_the_package_brings_in_no_second_backend(backend):
     )
     before, added = json.loads(printed.splitlines()[-1])
     assert backend in before
-    assert f"keras_smoothl1.kernels.{backend}" in added
+    assert f"keras_smoothl1.backends.{backend}" in added
     others = [name for name in BACKENDS if name != backend]
     assert not [name for name in added if name.split(".")[0] in others]
     assert not [name for name in added if name.split(".")[-1] in others]

@@ -1,4 +1,4 @@
-"""The walk in pieces gives what the plain operations give, and allocates one buffer."""
+"""The walk in blocks gives what the plain operations give, and allocates one buffer."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,10 @@ if BACKEND != "torch":
 
 import torch
 
-from keras_smoothl1 import kernels
-from keras_smoothl1.kernels import torch_native
+from keras_smoothl1.backends.torch import aten, cpu
 
 SHAPE = (7, 300, 200)
-PIECE = 2**17  # more than three of them
+BLOCK_SIZE = 2**17  # more than three of them
 MASK = np.random.default_rng(0).integers(0, 2, SHAPE[:2]).astype(bool)
 
 
@@ -27,24 +26,24 @@ def tensors():
 
 
 @pytest.fixture(autouse=True)
-def pieces(monkeypatch):
-    for module in (kernels.fused, torch_native):
-        monkeypatch.setattr(module, "PIECE", PIECE)
+def blocks(monkeypatch):
+    for module in (cpu, aten):
+        monkeypatch.setattr(module, "BLOCK_SIZE", BLOCK_SIZE)
 
 
 def run(monkeypatch, loss, weight_of, mask, fused):
     y_true, y_pred, weight = tensors()
     calls = []
-    walk = kernels.fused._walk
+    forward = cpu._forward
 
     def counted(*args, **kwargs):
         calls.append(1)
-        return walk(*args, **kwargs)
+        return forward(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels.fused, "_walk", counted)
+        patch.setattr(cpu, "_forward", counted)
         if not fused:
-            patch.setattr(kernels.fused, "covers", lambda *args: False)
+            patch.setattr(cpu, "supports", lambda *args: False)
         if mask:
             set_keras_mask(y_pred, torch.tensor(MASK))
         value = loss(y_true, y_pred, weight_of(weight))
@@ -144,9 +143,9 @@ def test_each_pass_backward_gives_the_gradient_and_so_does_its_graph():
     (third,) = torch.autograd.grad(value, y_pred, create_graph=True)
     torch.testing.assert_close(second, first)
     torch.testing.assert_close(third, first)
-    (bend,) = torch.autograd.grad(third.sum(), y_pred)
+    (curvature,) = torch.autograd.grad(third.sum(), y_pred)
     quadratic = (y_pred - y_true).abs() < 0.5
-    torch.testing.assert_close(bend, quadratic * 2.0 / y_pred.numel())
+    torch.testing.assert_close(curvature, quadratic * 2.0 / y_pred.numel())
 
 
 def test_gradients_accumulate():
@@ -173,8 +172,8 @@ def test_gradcheck(beta, reduction, weighted):
 
 @pytest.mark.parametrize("beta", [0.5, (0.25, 2.0)])
 def test_losses_may_be_changed_in_place(beta):
-    y_pred = torch.ones(PIECE + 2, 2, requires_grad=True)
-    losses = SmoothL1Loss(beta, reduction=None)(torch.zeros(PIECE + 2, 2), y_pred)
+    y_pred = torch.ones(BLOCK_SIZE + 2, 2, requires_grad=True)
+    losses = SmoothL1Loss(beta, reduction=None)(torch.zeros(BLOCK_SIZE + 2, 2), y_pred)
     losses.mul_(2).sum().backward()
     np.testing.assert_allclose(y_pred.grad[:, 0], 2)
 
@@ -202,8 +201,8 @@ def test_forward_mode_is_refused_and_not_silently_zero():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 1, 1), (7, 300, 1)])
-def test_a_weight_for_many_elements_is_walked_in_pieces(monkeypatch, shape):
-    monkeypatch.setattr(kernels.fused, "PIECE", 1000)
+def test_a_weight_for_many_elements_is_walked_in_blocks(monkeypatch, shape):
+    monkeypatch.setattr(cpu, "BLOCK_SIZE", 1000)
     y_true, y_pred, _ = tensors()
     weight = torch.rand(shape)
     value = SmoothL1Loss(0.5, "sum")(y_true, y_pred, weight)

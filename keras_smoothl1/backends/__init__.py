@@ -1,0 +1,35 @@
+"""What differs between backends, behind one interface: see `base.Backend`.
+
+`backend` is for the backend that Keras has chosen and imported already; the module of
+no other is imported.
+"""
+
+import keras
+
+from keras_smoothl1.backends.base import Backend
+
+__all__ = ["Backend", "backend"]
+
+
+def _backend_of_keras() -> Backend:
+    name = keras.backend.backend()
+    if name == "jax":
+        from keras_smoothl1.backends.jax import JaxBackend
+
+        return JaxBackend()
+    if name == "numpy":
+        from keras_smoothl1.backends.numpy import NumpyBackend
+
+        return NumpyBackend()
+    if name == "tensorflow":
+        from keras_smoothl1.backends.tensorflow import TensorFlowBackend
+
+        return TensorFlowBackend()
+    if name == "torch":
+        from keras_smoothl1.backends.torch import TorchBackend
+
+        return TorchBackend()
+    return Backend()
+
+
+backend = _backend_of_keras()

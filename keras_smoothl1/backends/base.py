@@ -1,0 +1,153 @@
+"""The interface of a backend, and the reference for each of its methods.
+
+The methods are written in `keras.ops` and run on whatever backend Keras has. A subclass
+overrides what its backend can do better, by one rule: a fast path asks a `supports`
+function, which lists exactly what the path takes, and leaves all else to `super()`.
+
+Once aligned, a `weight` has y_pred's rank, with 1 for any dimension that it is to be
+broadcast over. It is boolean where it stands for a mask alone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import keras
+from keras import ops
+
+from keras_smoothl1 import formula
+from keras_smoothl1.typing import Axes, Beta, Shape, Size, Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Backend:
+    """Losses with their slopes, sums, and what is known of a tensor.
+
+    `xp` is the array module that the formula runs in.
+    """
+
+    xp: Any = ops
+
+    def smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> Tensor:
+        """Returns the loss of each error, with its closed-form slope for autodiff.
+
+        `beta` is a number, one number for each entry of the last axis, or a scalar
+        tensor, by which the loss is differentiable, too.
+        """
+        if isinstance(beta, float | tuple):
+            dtype = keras.backend.standardize_dtype(error.dtype)
+            if formula.half_underflows(beta, dtype):
+                return formula.value_of_scaled_beta(
+                    self._smooth_l1, error, beta, dtype, xp=self.xp
+                )
+        return self._smooth_l1(error, beta)
+
+    def _smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> Tensor:
+        """Like `smooth_l1`, for a beta whose half does not underflow.
+
+        This one leaves the slope to the autodiff of the value, where there is one.
+        """
+        tensor_beta = ops.convert_to_tensor(beta, dtype=error.dtype)
+        return formula.value(error, tensor_beta, xp=self.xp)
+
+    def weighted_losses(
+        self,
+        y_true: Tensor,
+        y_pred: Tensor,
+        beta: Beta | Tensor,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the loss of each element times its weight.
+
+        An element of weight 0 is taken out before the loss sees it, not multiplied away
+        after: 0 times NaN is NaN, in the loss as in its gradient.
+        """
+        error = y_pred - y_true
+        if weight is None:
+            return self.smooth_l1(error, beta)
+        if self.is_bool(weight):
+            return self.smooth_l1(self.where_or_zero(weight, error), beta)
+        losses = self.smooth_l1(self.where_or_zero(weight != 0, error), beta)
+        return losses * weight
+
+    def weighted_sum(
+        self,
+        y_true: Tensor,
+        y_pred: Tensor,
+        beta: Beta | Tensor,
+        weight: Tensor | None = None,
+        *,
+        axes: Axes | None = None,
+        divisor: Size = 1,
+    ) -> Tensor:
+        """Returns the weighted losses summed over axes, or all, over the divisor.
+
+        It is 0 where the divisor is.
+        """
+        losses = self.weighted_losses(y_true, y_pred, beta, weight)
+        return self.divide_no_nan(self.sum(losses, axes), divisor)
+
+    def sum(self, x: Tensor, axes: Axes | None = None) -> Tensor:
+        """Sums over axes, which stay as size 1, or over all of them to a scalar.
+
+        The sum of 2^24 float32 numbers is right to 2e-6, relative.
+        """
+        return ops.sum(x, axis=axes, keepdims=axes is not None)
+
+    def where_or_zero(self, condition: Tensor, x: Tensor) -> Tensor:
+        """Returns x where the condition holds, and 0 elsewhere, even for NaN."""
+        return self.xp.where(condition, x, self.xp.zeros_like(x))
+
+    def divide_no_nan(self, x: Tensor, y: Size) -> Tensor:
+        """Returns x / y, and 0 where y is 0. A y of 0 must be the size of nothing."""
+        if isinstance(y, int):
+            # A sum of nothing is 0 itself. JAX has no ints beyond 2^31.
+            return x / float(max(y, 1))
+        y = ops.cast(y, x.dtype)
+        is_zero = y == 0
+        quotient = x / self.xp.where(is_zero, self.xp.ones_like(y), y)
+        return self.xp.where(is_zero, self.xp.zeros_like(quotient), quotient)
+
+    def static_shape(self, x: Tensor) -> Shape | None:
+        """Returns the shape, with None for unknown sizes; None for an unknown rank."""
+        return tuple(x.shape)
+
+    def static_value(self, x: Tensor) -> float | None:
+        """Returns the number in a scalar, or None where it is not known yet."""
+        return float(x)  # type: ignore[arg-type]
+
+    def size(self, x: Tensor, axes: Axes | None = None) -> Size:
+        """Returns how many entries x has over axes, or in all.
+
+        Where sizes are not known it is a scalar tensor of x's dtype: int32, in which
+        TensorFlow counts, would overflow.
+        """
+        if axes == ():
+            return 1
+        sizes: Sequence[Any] = ops.shape(x) if None in x.shape else x.shape
+        sizes = sizes if axes is None else [sizes[axis] for axis in axes]
+        # A list: torch.compile knows no products of generators.
+        return math.prod(
+            [n if isinstance(n, int) else ops.cast(n, x.dtype) for n in sizes]
+        )
+
+    def reshape_like(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns x in the shape of y, where either rank is not known yet."""
+        return ops.reshape(x, ops.shape(y))
+
+    def expand_rank_like(self, x: Tensor, y: Tensor) -> Tensor:
+        """Appends dimensions of 1 to x, up to the rank of y."""
+        missing = len(y.shape) - len(x.shape)
+        return x[(..., *(None,) * missing)]
+
+    def is_bool(self, x: Tensor) -> bool:
+        return bool(keras.backend.standardize_dtype(x.dtype) == "bool")
+
+    def same_dtype_and_device(self, x: Any, y: Tensor) -> bool:
+        """Whether x is known to need no conversion to go with y."""
+        return False
+
+    def jit(self, function: Function, *, static_argnames: Sequence[str]) -> Function:
+        """Compiles the function, where that makes an eager call faster."""
+        return function

@@ -1,0 +1,75 @@
+"""PyTorch: which kernel serves a call."""
+
+from typing import Any
+
+import torch
+
+from keras_smoothl1.backends.base import Backend
+from keras_smoothl1.backends.torch import autograd, cpu
+from keras_smoothl1.typing import Axes, Beta
+
+
+class TorchBackend(Backend):
+    xp: Any = torch
+
+    def _smooth_l1(
+        self, error: torch.Tensor, beta: Beta | torch.Tensor
+    ) -> torch.Tensor:
+        return autograd.value_and_slope(error, beta)[0]
+
+    def weighted_losses(
+        self,
+        y_true: torch.Tensor,
+        y_pred: torch.Tensor,
+        beta: Beta | torch.Tensor,
+        weight: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if cpu.supports(y_true, y_pred, beta, weight):
+            return cpu.weighted_losses(y_true, y_pred, beta=beta, weight=weight)
+        return super().weighted_losses(y_true, y_pred, beta, weight)
+
+    def weighted_sum(
+        self,
+        y_true: torch.Tensor,
+        y_pred: torch.Tensor,
+        beta: Beta | torch.Tensor,
+        weight: torch.Tensor | None = None,
+        *,
+        axes: Axes | None = None,
+        divisor: int | torch.Tensor = 1,
+    ) -> torch.Tensor:
+        # The divisor is asked for its value last: on a GPU that would wait.
+        if (
+            axes is None
+            and cpu.supports(y_true, y_pred, beta, weight)
+            and (number := float(divisor)) != 0
+        ):
+            return cpu.weighted_sum(
+                y_true, y_pred, beta=beta, weight=weight, divisor=number
+            )
+        return super().weighted_sum(
+            y_true, y_pred, beta, weight, axes=axes, divisor=divisor
+        )
+
+    def sum(self, x: torch.Tensor, axes: Axes | None = None) -> torch.Tensor:
+        if axes is None:
+            return torch.sum(x)
+        # No axes would be all of them to torch.
+        return torch.sum(x, dim=axes, keepdim=True) if axes else x
+
+    def where_or_zero(self, condition: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(condition, x, 0)
+
+    def static_value(self, x: torch.Tensor) -> float | None:
+        # A number on a GPU is not worth waiting for.
+        if torch.compiler.is_compiling() or x.device.type != "cpu":
+            return None
+        try:
+            return float(x.detach())
+        except RuntimeError:  # under vmap a tensor has many values
+            return None
+
+    def same_dtype_and_device(self, x: Any, y: torch.Tensor) -> bool:
+        return (
+            isinstance(x, torch.Tensor) and x.dtype == y.dtype and x.device == y.device
+        )

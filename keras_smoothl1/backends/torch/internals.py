@@ -1,0 +1,61 @@
+"""The private names of torch that the package needs, each with its reason.
+
+- The dispatch keys of a tensor, and those that torch's modes add to each call. In two
+  comparisons they say that a tensor is a plain one on a CPU, and that neither
+  torch.func, FakeTensorMode, make_fx, torch.jit.trace nor any other mode is active, be
+  it one that does not exist yet. No public function tells. A subclass may have the keys
+  of a plain tensor, so the class is compared, too.
+- The level of forward-mode autodiff: the keys of a dual tensor are a plain one's, too.
+- torch's own kernels of this loss, which can write to a buffer. The functions in
+  torch.nn.functional cannot.
+
+tests/test_torch_internals.py fails when torch moves or changes any of them.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+__all__ = ["is_plain_cpu_tensor", "no_mode_is_active", "smooth_l1", "smooth_l1_slope"]
+
+smooth_l1: Any = torch.ops.aten.smooth_l1_loss.out
+smooth_l1_slope: Any = torch.ops.aten.smooth_l1_loss_backward.grad_input
+
+
+def _keys(*keys: Any) -> int:
+    """A set of dispatch keys, as an int, which compares fast."""
+    result = torch._C.DispatchKeySet(keys[0])
+    for key in keys[1:]:
+        result = result | torch._C.DispatchKeySet(key)
+    return result.raw_repr()
+
+
+_Key: Any = torch._C.DispatchKey
+# Looked up once: each is asked several times in a small call.
+_keys_of: Any = torch._C._dispatch_keys
+_keys_of_modes: Any = torch._C._dispatch_tls_local_include_set
+_CLASSES = (torch.Tensor, torch.nn.Parameter)
+# Not read from a new tensor here: a mode may be active during the import. The second of
+# each pair is that of torch.inference_mode().
+_PLAIN_CPU = (
+    _keys(_Key.CPU, _Key.ADInplaceOrView, _Key.AutogradCPU, _Key.AutocastCPU),
+    _keys(_Key.CPU, _Key.AutocastCPU),
+)
+_NO_MODE = (
+    _keys(_Key.BackendSelect, _Key.ADInplaceOrView),
+    _keys(_Key.BackendSelect),
+)
+
+
+def is_plain_cpu_tensor(x: torch.Tensor) -> bool:
+    """Whether x holds numbers in strides on a CPU, and stands for nothing else."""
+    return type(x) in _CLASSES and _keys_of(x).raw_repr() in _PLAIN_CPU
+
+
+def no_mode_is_active() -> bool:
+    """Whether an operation is computed at once, as it stands, and never again.
+
+    torch.compile does not trace this: ask `torch.compiler.is_compiling()` before.
+    """
+    return _keys_of_modes().raw_repr() in _NO_MODE and forward_ad._current_level < 0

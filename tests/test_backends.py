@@ -1,0 +1,90 @@
+"""What a backend overrides has the interface and the numbers of the reference."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from autodiff import to_numpy
+
+from keras_smoothl1.backends import Backend, backend
+
+RNG = np.random.default_rng(7)
+Y_TRUE, Y_PRED, WEIGHT = RNG.normal(size=(3, 4, 6, 32)).astype("float32")
+WEIGHT[:, ::2] = 0
+MISSING = np.where(WEIGHT == 0, np.float32("nan"), Y_TRUE)
+
+
+def test_a_backend_overrides_what_the_interface_has_with_the_same_parameters():
+    overridden = [name for name in vars(type(backend)) if not name.startswith("__")]
+    assert overridden
+    for name in overridden:
+        assert name in vars(Backend)
+        if name != "xp":
+            own, reference = (
+                list(inspect.signature(getattr(cls, name)).parameters.values())
+                for cls in (type(backend), Backend)
+            )
+            kinds = [(x.name, x.kind, x.default) for x in own]
+            assert kinds == [(x.name, x.kind, x.default) for x in reference]
+
+
+def same(method, *arguments, **settings):
+    found, expected = (
+        to_numpy(getattr(x, method)(*arguments, **settings))
+        for x in (backend, Backend())
+    )
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)
+    assert found.dtype == expected.dtype
+
+
+def tensor(x):
+    return None if x is None else keras.ops.convert_to_tensor(x)
+
+
+TENSOR_BETA = np.array(0.5, "float32")
+BETAS = pytest.mark.parametrize("beta", [0.5, (0.25, 2.0) * 16, 1.5e-38, TENSOR_BETA])
+WEIGHTS = pytest.mark.parametrize(
+    "weight", [None, WEIGHT, WEIGHT[:, :, :1], WEIGHT != 0]
+)
+
+
+def inputs(beta, weight):
+    y_true = Y_TRUE if weight is None or weight.shape != Y_TRUE.shape else MISSING
+    beta = tensor(beta) if beta is TENSOR_BETA else beta
+    return tensor(y_true), tensor(Y_PRED), beta, tensor(weight)
+
+
+@WEIGHTS
+@BETAS
+def test_weighted_losses(beta, weight):
+    same("weighted_losses", *inputs(beta, weight))
+
+
+@pytest.mark.parametrize("divisor", [1, 24, np.array(24.0), np.array(0.0)], ids=repr)
+@pytest.mark.parametrize("axes", [None, (0,), (1, 2), (0, 1, 2)])
+@WEIGHTS
+@BETAS
+def test_weighted_sums(beta, weight, axes, divisor):
+    size = divisor if isinstance(divisor, int) else tensor(divisor.astype("float32"))
+    same("weighted_sum", *inputs(beta, weight), axes=axes, divisor=size)
+
+
+@pytest.mark.parametrize("axes", [None, (), (0,), (2,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("shape", [(4, 6, 32), (4, 1, 1), (1, 1, 1), (0, 6, 32)])
+def test_sums_and_sizes(axes, shape):
+    x = tensor(np.full(shape, 0.5, "float32"))
+    same("sum", x, axes)
+    assert backend.size(x, axes) == Backend().size(x, axes)
+
+
+@pytest.mark.parametrize("y", [4, [4, 0.5, 2], [2, 0, 0]], ids=repr)
+def test_quotients(y):
+    x = tensor(np.array([1, -2, 0], "float32"))
+    same("divide_no_nan", x, y if isinstance(y, int) else tensor(np.float32(y)))
+
+
+def test_where_or_zero_has_no_nan_from_elsewhere():
+    missing = tensor(np.array([np.nan, np.inf, 3], "float32"))
+    same("where_or_zero", tensor(np.array([False, False, True])), missing)

@@ -1,0 +1,152 @@
+"""Fails the day torch moves or changes what torch/internals.py takes from inside it."""
+
+import pytest
+from autodiff import BACKEND
+
+if BACKEND != "torch":
+    pytest.skip("these are torch's", allow_module_level=True)
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from keras_smoothl1.backends.torch import internals
+
+X = torch.ones(3)
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+class LoggingMode(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+def inference_tensor():
+    with torch.inference_mode():
+        return torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        X,
+        X.double(),
+        X > 0,
+        torch.ones(3, requires_grad=True),
+        2 * torch.ones(3, requires_grad=True),
+        torch.nn.Parameter(X),
+        torch.ones(2, 3).T,
+        X[::2],
+        torch.ones(()),
+        torch.ones(0),
+        inference_tensor(),
+    ],
+)
+def test_a_plain_tensor_on_a_cpu_is_told(x):
+    assert internals.is_plain_cpu_tensor(x)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        X.as_subclass(Subclass),
+        X.to_sparse(),
+        X.to("meta"),
+        FakeTensorMode().from_tensor(X),
+        torch._efficientzerotensor(3),
+        torch._to_functional_tensor(X),
+        torch.complex(X, X).conj().imag,
+        torch.nested.nested_tensor([X, X[:2]], layout=torch.jagged),
+    ],
+    ids=[
+        *("subclass", "sparse", "meta", "fake", "zero", "functional", "negative"),
+        "nested",
+    ],
+)
+def test_any_other_tensor_is_told_from_a_plain_one(x):
+    assert not internals.is_plain_cpu_tensor(x)
+
+
+def seen_inside(run):
+    """Whether a mode is active, and a plain tensor is given, within run(function)."""
+    seen = []
+
+    def function(x):
+        plain = type(x) is torch.Tensor and internals.is_plain_cpu_tensor(x)
+        seen.append(internals.no_mode_is_active() and plain)
+        return (x * x).sum()
+
+    run(function)
+    assert seen
+    return any(seen)
+
+
+def within(context):
+    def run(function):
+        with context:
+            function(torch.ones(3))
+
+    return run
+
+
+def forward_mode(function):
+    with forward_ad.dual_level():
+        function(forward_ad.make_dual(torch.ones(3), torch.ones(3)))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda f: f(torch.ones(3)),
+        within(torch.no_grad()),
+        within(torch.inference_mode()),
+        within(torch.autocast("cpu")),
+        within(torch.device("cpu")),
+        within(torch.autograd.set_detect_anomaly(False)),
+    ],
+)
+def test_what_changes_no_operation_is_no_mode(run):
+    assert seen_inside(run)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        within(FakeTensorMode()),
+        within(LoggingMode()),
+        lambda f: torch.func.vmap(f)(torch.ones(2, 3)),
+        lambda f: torch.func.grad(f)(torch.ones(3)),
+        lambda f: torch.func.jvp(f, (torch.ones(3),), (torch.ones(3),)),
+        lambda f: torch.func.functionalize(f)(torch.ones(3)),
+        lambda f: torch.jit.trace(f, torch.ones(3), check_trace=False),
+        lambda f: make_fx(f)(torch.ones(3)),
+        lambda f: make_fx(f, tracing_mode="fake")(torch.ones(3)),
+        lambda f: make_fx(f, tracing_mode="symbolic")(torch.ones(3)),
+        forward_mode,
+    ],
+    ids=[
+        *("fake tensors", "dispatch mode", "vmap", "grad", "jvp", "functionalize"),
+        *("jit.trace", "make_fx", "make_fx fake", "make_fx symbolic", "dual tensors"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is:DeprecationWarning")
+def test_each_mode_and_transformation_of_torch_is_told(run):
+    assert not seen_inside(run)
+
+
+@pytest.mark.parametrize("beta", [0.25, 1.0, 2.0])
+def test_the_kernels_are_those_of_the_public_loss(beta):
+    x = torch.linspace(-3, 3, 13, requires_grad=True)
+    zeros = torch.zeros(13)
+    loss = torch.nn.functional.smooth_l1_loss(x, zeros, beta=beta, reduction="none")
+    (slope,) = torch.autograd.grad(loss.sum(), x)
+    x, out = x.detach(), torch.empty(13)
+    torch.testing.assert_close(internals.smooth_l1(x, zeros, 0, beta, out=out), loss)
+    one = torch.ones(())
+    found = internals.smooth_l1_slope(one, x, zeros, 2, beta, grad_input=out)
+    torch.testing.assert_close(found, slope)
