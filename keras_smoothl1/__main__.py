@@ -52,10 +52,10 @@ def main() -> int:
     if missing := set(BACKENDS) - set(installed):
         console.print(f"Not installed: {', '.join(sorted(missing))}.")
     problems = _problems(reports)
-    said = "\n".join([*(problems or ["All are within 1.5."]), _import_of_keras()])
-    # A pipe may have no sign for what a backend says of its failure.
-    said = said.encode(console.encoding, "backslashreplace").decode(console.encoding)
-    console.print(said, soft_wrap=True)
+    message = "\n".join([*(problems or ["All are within 1.5."]), _import_of_keras()])
+    # The encoding of a pipe may lack characters of a backend's error message.
+    encoded = message.encode(console.encoding, "backslashreplace")
+    console.print(encoded.decode(console.encoding), soft_wrap=True)
     return 1 if problems else 0
 
 
@@ -107,13 +107,13 @@ def _python(
 
 
 def _report(backend: str) -> dict[str, Any]:
-    """What self_check found on the backend, or the end of what it said of a failure."""
-    # JAX has float64 only where it is told to.
+    """The report of self_check on the backend, or the end of its error message."""
+    # JAX has float64 only where it is enabled.
     chosen = {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
     process = _python("-m", "keras_smoothl1.self_check", chosen)
     if process.returncode:
-        said = process.stderr.strip().splitlines()[-10:]
-        return {"failed": [f"exit status {process.returncode}", *said]}
+        output = process.stderr.strip().splitlines()[-10:]
+        return {"failed": [f"exit status {process.returncode}", *output]}
     report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return report
 
@@ -134,7 +134,7 @@ def _table(reports: dict[str, dict[str, Any]]) -> Table:
 
 
 def _problems(reports: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each difference and for what a failed backend said."""
+    """A line for each difference, and the output of each backend that failed."""
     if not reports:
         return [
             "There is no backend to check. Install one, such as by\n"
@@ -146,7 +146,7 @@ def _problems(reports: dict[str, dict[str, Any]]) -> list[str]:
         for check in report.get("checks", ()):
             lines += [
                 f"{backend} {check['run']} {row['dtype']}, error {row['error']}, "
-                f"beta {row['beta']}: {row['of']} {row['found']}, not {row[row['of']]}"
+                f"beta {row['beta']}: {row['of']} {row['result']}, not {row[row['of']]}"
                 for row in check["differences"]
             ]
     return lines

@@ -37,9 +37,9 @@ class SmoothL1Loss(keras.losses.Loss):
     Weights and masks belong to elements. In `loss(y_true, y_pred, sample_weight)`, a
     `sample_weight` of shape `()`, `(batch,)`, `(batch, d0)` and so on up to the shape
     of `y_pred`, with 1 allowed for any dimension, is broadcast to `y_pred` from the
-    left. So is the mask that `Masking` or `Embedding(mask_zero=True)` leaves on `y_pred`.
-    A masked element never counts. An element that is masked or has weight 0 has loss 0
-    and slope 0 even where its target or prediction is NaN.
+    left. So is the mask that `Masking` or `Embedding(mask_zero=True)` leaves on
+    `y_pred`. A masked element never counts. An element that is masked or has weight 0
+    has loss 0 and slope 0 even where its target or prediction is NaN.
 
     Args:
         beta: The error at which the loss turns from quadratic to linear, in the unit of

@@ -87,7 +87,7 @@ class SmoothL1Error(keras.metrics.Metric):
             dtype=self._compute_dtype,
         )
         validation.check_beta_for(self.beta, y_pred)
-        y_pred = keras.ops.stop_gradient(y_pred)  # nothing is to be kept for one
+        y_pred = keras.ops.stop_gradient(y_pred)  # a metric has no backward pass
         weight = mask if weight is None else weight
         losses = backend.weighted_sum(y_true, y_pred, self.beta, weight)
         count = reduction.broadcast_sum(weight, y_pred)

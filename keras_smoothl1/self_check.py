@@ -66,15 +66,15 @@ def compare(run: str, step: Step, dtype: str, rows: list[Row]) -> dict[str, Any]
         same_beta = list(group)
         errors = np.array([row["error"] for row in same_beta]).astype(dtype)
         loss = functools.partial(_loss, beta=float(beta))
-        found = step(loss, keras.ops.convert_to_tensor(errors))
-        for name, results in zip(worst, found, strict=True):
+        value_and_slope = step(loss, keras.ops.convert_to_tensor(errors))
+        for name, results in zip(worst, value_and_slope, strict=True):
             for row, result in zip(
                 same_beta, keras.ops.convert_to_numpy(results), strict=True
             ):
                 off = distance(result, row[name]) if result.dtype == dtype else np.inf
                 worst[name] = max(worst[name], off)
                 if off > BOUND or (name == "slope" and abs(result) > 1):
-                    differences.append({**row, "of": name, "found": str(result)})
+                    differences.append({**row, "of": name, "result": str(result)})
     return {"run": run, "dtype": dtype, **worst, "differences": differences}
 
 

@@ -93,7 +93,7 @@ def check_beta_for(beta: Any, y_pred: Tensor) -> None:
     """Raises unless beta, where it is made of numbers, fits y_pred's dtype and shape.
 
     The dtype is what the backend made of the one asked for: JAX has no float64 unless
-    it is told to.
+    it is enabled.
     """
     if not isinstance(beta, float | tuple):
         return

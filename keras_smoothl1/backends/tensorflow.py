@@ -271,8 +271,8 @@ def _value_of_tensor_beta(
 ) -> tuple[tf.Tensor, Gradient]:
     def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         slope = _slope(error, beta)
-        by_beta = formula.value_by_beta(slope)
-        return grad_output * slope, tf.reduce_sum(grad_output * by_beta)
+        grad_beta = grad_output * formula.value_by_beta(slope)
+        return grad_output * slope, tf.reduce_sum(grad_beta)
 
     return formula.value(error, beta, xp=tf), gradient
 
@@ -282,7 +282,7 @@ def _slope(error: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
     def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         slope = _slope(error, beta)
         curvature = formula.curvature(slope, beta, xp=tf)
-        by_beta = formula.slope_by_beta(slope, curvature)
-        return grad_output * curvature, tf.reduce_sum(grad_output * by_beta)
+        grad_beta = grad_output * formula.slope_by_beta(slope, curvature)
+        return grad_output * curvature, tf.reduce_sum(grad_beta)
 
     return formula.slope(error, beta, xp=tf), gradient

@@ -37,7 +37,7 @@ def loss_sum(
     """Returns the sum of the losses, and the gradient of sum / divisor by y_pred."""
     y_pred, y_true = y_pred.contiguous(), y_true.contiguous()
     gradient = torch.empty_like(y_pred) if needs_grad else None
-    # The buffer of the gradient holds the losses before.
+    # Each block of the gradient's buffer holds the losses first.
     block_size = min(y_pred.numel(), BLOCK_SIZE)
     buffer = y_pred.new_empty(block_size) if gradient is None else gradient
     blocks, true_blocks, buffers = (

@@ -50,17 +50,17 @@ class _ValueAndSlope(torch.autograd.Function):
         ctx: Any, grad_value: torch.Tensor | None, grad_slope: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         beta, slope = ctx.saved_tensors
-        by_error, by_beta = ctx.needs_input_grad
+        error_needs_grad, beta_needs_grad = ctx.needs_input_grad
         grad_error = grad_beta = None
         if grad_value is not None:
-            grad_error = grad_value * slope if by_error else None
-            if by_beta:
+            grad_error = grad_value * slope if error_needs_grad else None
+            if beta_needs_grad:
                 grad_beta = grad_value * formula.value_by_beta(slope)
         if grad_slope is not None:
             curvature = formula.curvature(slope, beta, xp=torch)
-            if by_error:
+            if error_needs_grad:
                 grad_error = _add(grad_error, grad_slope * curvature)
-            if by_beta:
+            if beta_needs_grad:
                 by_slope = grad_slope * formula.slope_by_beta(slope, curvature)
                 grad_beta = _add(grad_beta, by_slope)
         return grad_error, None if grad_beta is None else grad_beta.sum()

@@ -3,7 +3,7 @@
 One operation after another sweeps a large tensor through memory a dozen times and
 allocates each time, which made the loss ten times as slow as torch's own kernel. Here
 the operations work in place, on blocks of large tensors that stay in the cache, and the
-gradient is handed on in the one buffer that is made. `weighted_losses` and
+gradient is returned in the only buffer that is allocated. `weighted_losses` and
 `weighted_sum` must match the reference in `Backend`, which serves whatever `supports`
 does not list.
 """
@@ -85,7 +85,7 @@ def _weighted(y_pred: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor:
 
 
 class _Weighted(torch.autograd.Function):
-    # Two arguments, since each costs a microsecond or two.
+    # Two arguments only, since each costs a microsecond or two.
     @staticmethod
     def forward(
         ctx: Any, y_pred: torch.Tensor, arguments: tuple[Any, ...]
@@ -97,8 +97,9 @@ class _Weighted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
-        # Handed on and not kept: autograd takes a buffer that nobody else holds without
-        # a copy. A second backward pass, or one to be differentiated, starts again.
+        # Returned and not kept: autograd takes a buffer over without a copy if nothing
+        # else refers to it. A second pass, or one that is to be differentiated itself,
+        # computes the gradient again.
         gradient, ctx.gradient = ctx.gradient, None
         if (
             gradient is None
@@ -187,7 +188,7 @@ def _sum_in_blocks(
     scratch = torch.empty_like(blocks[0][0])
     total = 0.0
     for pred_block, true_block, out, weight_block in blocks:
-        # The buffer of the gradient holds the errors and the losses before.
+        # Each block of the gradient's buffer holds the errors and losses first.
         error = torch.sub(pred_block, true_block, out=out)
         slope = scratch[: len(pred_block)]
         _to_losses_and_slopes(error, bounds, weight_block, slope)
