@@ -66,7 +66,7 @@ class Backend:
         error = y_pred - y_true
         if weight is None:
             return self.smooth_l1(error, beta)
-        if self.is_bool(weight):
+        if keras.backend.standardize_dtype(weight.dtype) == "bool":
             return self.smooth_l1(self.where_or_zero(weight, error), beta)
         losses = self.smooth_l1(self.where_or_zero(weight != 0, error), beta)
         return losses * weight
@@ -140,9 +140,6 @@ class Backend:
         """Appends dimensions of 1 to x, up to the rank of y."""
         missing = len(y.shape) - len(x.shape)
         return x[(..., *(None,) * missing)]
-
-    def is_bool(self, x: Tensor) -> bool:
-        return bool(keras.backend.standardize_dtype(x.dtype) == "bool")
 
     def same_dtype_and_device(self, x: Any, y: Tensor) -> bool:
         """Whether x is known to need no conversion to go with y."""
