@@ -82,12 +82,12 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"/(flight_delays|boxes|images|missing_targets|custom_loops"
     r"|retinanet)\.py$",
-    "ignore_pattern": r"shared\.py$",
+    "ignore_pattern": r"\b(command_line|compare_weights|display|flights)\.py$",
     "reset_argv": "programs.options_of_example",
     "abort_on_example_error": True,
     "within_subsection_order": "programs.Order",
     "default_thumb_file": str(HERE / "generated" / "losses.png"),
-    "notebook_extensions": set(),  # they would lack shared.py
+    "notebook_extensions": set(),  # they would lack the modules beside the examples
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,

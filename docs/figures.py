@@ -152,10 +152,10 @@ def sweep():
 
     The same as in choosing_beta.md.
     """
-    import shared
+    import flights
 
-    departed = shared.flights().dropna(subset=["arr_delay", "dep_delay"])[:40_000]
-    x, y = shared.known_at_departure(departed), departed[["arr_delay"]].to_numpy()
+    departed = flights.load().dropna(subset=["arr_delay", "dep_delay"])[:40_000]
+    x, y = flights.features_at_departure(departed), departed[["arr_delay"]].to_numpy()
     y = y.astype("float32")
     wrong = np.random.default_rng(0).random(30_000) < 0.02
     train, test = slice(10_000, None), slice(10_000)

@@ -42,8 +42,10 @@ import sys
 import tempfile
 import time
 
+import command_line
+import compare_weights
+import display
 import numpy as np
-import shared
 from rich.text import Text
 
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -52,7 +54,7 @@ FLIGHTS = pathlib.Path(__file__).with_name("flight_delays.py")
 
 
 def parse_arguments():
-    parser = shared.parser(__doc__)
+    parser = command_line.make_parser(__doc__)
     parser.add_argument(
         "--experiment",
         type=file_and_function,
@@ -68,7 +70,9 @@ def parse_arguments():
         help="where to train it (all that are installed)",
     )
     parser.add_argument(
-        "--epochs", type=shared.positive, help="epochs, if not the experiment's own"
+        "--epochs",
+        type=command_line.positive,
+        help="epochs, if not the experiment's own",
     )
     parser.add_argument(
         "--tolerance",
@@ -94,7 +98,7 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     installed, missing = [], []
     for backend in dict.fromkeys(arguments.backends):
-        hint = shared.not_installed(backend)
+        hint = command_line.installation_hint(backend)
         (missing if hint else installed).append(backend)
         if hint:
             say(f"{backend} is left out. {hint}")
@@ -105,10 +109,11 @@ def main():
         say(f"{', '.join(names)} failed: {error}\nMore in {logs}", style="red")
     if results:
         show(results)
-        shared.save(draw(results, arguments.tolerance), arguments.out / "swap.png")
+        figure = draw(results, arguments.tolerance)
+        display.save_figure(figure, arguments.out / "swap.png")
     if arguments.json:
         record = {"failed": failed, "not installed": missing, **numbers(results)}
-        shared.write(record, arguments.json)
+        display.save_json(record, arguments.json)
     sys.exit(verdict(results, failed, arguments.tolerance))
 
 
@@ -118,7 +123,7 @@ def log_of(backend, arguments):
 
 def say(text, style=""):
     # Messages of Keras hold control codes for a terminal.
-    shared.console.print(Text.from_ansi(text, style=style), soft_wrap=True)
+    display.console.print(Text.from_ansi(text, style=style), soft_wrap=True)
 
 
 # The processes, one after the other, so that none disturbs another's time.
@@ -131,9 +136,9 @@ class BackendError(Exception):
 def run(backends, arguments):
     """Results of the backends that finished, and errors of those that did not."""
     results, failed = {}, {}
-    with tempfile.TemporaryDirectory() as folder, shared.progress() as bars:
+    with tempfile.TemporaryDirectory() as folder, display.progress_bars() as bars:
         tasks = {
-            name: bars.add_task(name, start=False, total=None, word="waits")
+            name: bars.add_task(name, start=False, total=None, status="waits")
             for name in backends
         }
         files = arguments.out / "start.keras", pathlib.Path(folder) / "data"
@@ -149,12 +154,12 @@ def run(backends, arguments):
                 return outcome(backend, log, show, *target)
             except BackendError as error:
                 failed[backend] = str(error)
-                show(word="failed")
+                show(status="failed")
 
         # JAX first, since what it saves says most: TensorFlow saves that it does not
         # compile even where JAX would, and torch saves most optimizers for itself.
         for backend in sorted(backends, key=BACKENDS.index):
-            bars.update(tasks[backend], word="makes the model")
+            bars.update(tasks[backend], status="makes the model")
             if attempt(backend, make):
                 break
         for backend in backends:
@@ -296,10 +301,10 @@ def train(send, file, function, model_file, data_file, epochs):
 
     def after_step(step, logs):
         """Steps come in twos and more where the model has steps_per_execution."""
-        word = f"loss {float(logs['loss']):.4g}"
+        status = f"loss {float(logs['loss']):.4g}"
         last = ends[-1][0] if ends else -1
         ends.append((step, time.perf_counter()))
-        send({"advance": step - last, "word": word})
+        send({"advance": step - last, "status": status})
 
     def after_epoch(epoch, logs):
         for (step, start), (later, end) in itertools.pairwise(ends):
@@ -360,7 +365,8 @@ def parted(results):
 
 def distance(results, first, second):
     """The largest difference of a weight at the end."""
-    return shared.furthest(results[first]["weights"], results[second]["weights"])
+    weights = (results[backend]["weights"] for backend in (first, second))
+    return compare_weights.largest_difference(*weights)
 
 
 def numbers(results):
@@ -385,7 +391,7 @@ def show(results):
             apart = [f"{relative(losses):.1e}"] if len(losses) > 1 else []
             rows.append((str(epoch), *(f"{loss:.7g}" for loss in losses), *apart))
         columns = ["epoch", *results, "difference"][: len(rows[0])]
-        shared.table(f"{name} of each epoch", columns, rows)
+        display.print_table(f"{name} of each epoch", columns, rows)
     rows = []
     for backend, result in results.items():
         pace = result["ms per step"]
@@ -395,7 +401,7 @@ def show(results):
         ]
         rows.append((backend, f"{pace:.2f}" if pace else "-", *others))
     title = "Time, and the largest difference between final weights"
-    shared.table(title, ("", "ms per step", *results), rows)
+    display.print_table(title, ("", "ms per step", *results), rows)
     versions = {key: v for r in results.values() for key, v in r["versions"].items()}
     say(", ".join(" ".join(version) for version in versions.items()))
 

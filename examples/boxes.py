@@ -13,16 +13,17 @@ To run it::
     KERAS_BACKEND=jax python examples/boxes.py
 """
 
+import command_line
+import display
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.ndimage
-import shared
 from sklearn.datasets import load_digits
 
 from keras_smoothl1 import SmoothL1Loss
 
-options = shared.options(__doc__)
+options = command_line.parse_options(__doc__)
 NUMBER, EPOCHS = (256, 1) if options.short else (4096, 12)
 CANVAS = 40
 ANCHOR = np.array([CANVAS / 2, CANVAS / 2, 20, 20])  # x and y of its middle, its size
@@ -104,7 +105,7 @@ predicted = {}
 for name, loss in losses.items():
     model = locator()
     model.compile(keras.optimizers.Adam(2e-3), loss)
-    shared.fit(name, model, pictures[train], labels, batch_size=64, epochs=EPOCHS)
+    display.fit(name, model, pictures[train], labels, batch_size=64, epochs=EPOCHS)
     predicted[name] = model.predict(pictures[test], verbose=0)
 
 # %%
@@ -113,7 +114,16 @@ for name, loss in losses.items():
 # Intersection over union of true and predicted boxes, on pictures with right boxes.
 
 
-fits = {name: shared.overlap(boxes_of(p), boxes[test]) for name, p in predicted.items()}
+def iou(first, second):
+    """Returns the intersection over union of each pair of boxes, (n, 4) and (n, 4)."""
+    start = np.maximum(first[:, :2], second[:, :2])
+    end = np.minimum(first[:, 2:], second[:, 2:])
+    common = np.clip(end - start, 0, None).prod(axis=1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    return common / (sum(areas) - common)
+
+
+fits = {name: iou(boxes_of(p), boxes[test]) for name, p in predicted.items()}
 rows = []
 for name, fit in fits.items():
     error = np.abs(predicted[name] - y[test])
@@ -121,7 +131,7 @@ for name, fit in fits.items():
     parts = [f"{part.mean():.3f}" for part in (error[:, :2], error[:, 2:])]
     rows.append((name, f"{fit.mean():.3f}", *good, *parts))
 columns = ("loss", "mean IoU", "over 0.5", "over 0.75", "shift", "size")
-shared.table(f"Boxes of {len(y[test])} pictures not seen before", columns, rows)
+display.print_table(f"Boxes of {len(y[test])} pictures not seen before", columns, rows)
 print("shift and size: mean absolute errors of these offsets.")
 
 # %%
@@ -139,10 +149,10 @@ by_fit = np.argsort(fits[first])
 for axis, number in zip(axes.flat, by_fit[:: len(by_fit) // 8], strict=False):
     axis.imshow(pictures[test][number], cmap="gray_r", vmin=0, vmax=1.5)
     axis.set(xticks=[], yticks=[])
-    shared.outline(axis, boxes[test][number], label="true", color="black")
+    display.draw_box(axis, boxes[test][number], label="true", color="black")
     for name in (first, last):
         (box,) = boxes_of(predicted[name][[number]])
-        shared.outline(axis, box, label=name, color=colors[name])
+        display.draw_box(axis, box, label=name, color=colors[name])
 names = axes[0, 0].get_legend_handles_labels()
 left.legend(*names, loc="outside lower center", ncols=3, frameon=False)
 
@@ -153,4 +163,4 @@ for name, fit in fits.items():
 curves.set(xlabel="intersection over union", ylabel="share of pictures above")
 curves.set_title("All pictures not seen before")
 curves.legend(frameon=False)
-shared.save(figure, options.out / "boxes.png")
+display.save_figure(figure, options.out / "boxes.png")

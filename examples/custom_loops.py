@@ -12,14 +12,17 @@ To run it::
     KERAS_BACKEND=torch python examples/custom_loops.py
 """
 
+import command_line
+import compare_weights
+import display
+import flights
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import shared
 
 from keras_smoothl1 import SmoothL1Loss
 
-options = shared.options(__doc__)
+options = command_line.parse_options(__doc__)
 BATCH, STEPS, EPOCHS = (64, 10, 2) if options.short else (256, 400, 5)
 RATE = 0.1
 loss = SmoothL1Loss(beta=1 / 9)
@@ -29,10 +32,23 @@ loss = SmoothL1Loss(beta=1 / 9)
 # ---------------------------
 # Delays in hours, so that plain gradient descent does well.
 
-departed = shared.flights().dropna(subset=["arr_delay", "dep_delay"])[: BATCH * STEPS]
-x = shared.known_at_departure(departed)
+departed = flights.load().dropna(subset=["arr_delay", "dep_delay"])[: BATCH * STEPS]
+x = flights.features_at_departure(departed)
 y = departed[["arr_delay"]].to_numpy("float32") / 60
 batches = list(zip(np.split(x, STEPS), np.split(y, STEPS), strict=True)) * EPOCHS
+
+
+def make_model():
+    """Returns a small network, with the same initial weights at each call."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((x.shape[1],)),
+            keras.layers.Dense(32, activation="tanh"),
+            keras.layers.Dense(1),
+        ]
+    )
+
 
 # %%
 # PyTorch
@@ -115,25 +131,25 @@ way = {
     "jax": train_with_jax,
     "tensorflow": train_with_tensorflow,
 }[keras.backend.backend()]
-own, fitted = (shared.network(x.shape[1], 32, 1) for _ in range(2))
+own, fitted = (make_model() for _ in range(2))
 losses = []
-with shared.progress() as bars:
-    task = bars.add_task("own loop", total=len(batches), word="compiling")
+with display.progress_bars() as bars:
+    task = bars.add_task("own loop", total=len(batches), status="compiling")
     for value in way(own):
         losses.append(value)
-        bars.update(task, advance=1, word=f"loss {value:.4g}")
+        bars.update(task, advance=1, status=f"loss {value:.4g}")
 own_losses = np.reshape(losses, (EPOCHS, STEPS)).mean(axis=1)
 
 fitted.compile(keras.optimizers.SGD(RATE), loss)
 data = {"x": x, "y": y, "batch_size": BATCH, "epochs": EPOCHS, "shuffle": False}
-fit_losses = shared.fit("fit()", fitted, **data).history["loss"]
+fit_losses = display.fit("fit()", fitted, **data).history["loss"]
 
 rows = [
     (str(epoch), *(f"{loss:.7f}" for loss in losses_of_both))
     for epoch, losses_of_both in enumerate(zip(own_losses, fit_losses, strict=True), 1)
 ]
-shared.table("Mean loss of each epoch", ("epoch", "own loop", "fit()"), rows)
-apart = shared.furthest(own.get_weights(), fitted.get_weights())
+display.print_table("Mean loss of each epoch", ("epoch", "own loop", "fit()"), rows)
+apart = compare_weights.largest_difference(own.get_weights(), fitted.get_weights())
 print(f"Largest difference of a weight at the end: {apart:.1e}")
 
 figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -143,4 +159,4 @@ axis.plot(middles, own_losses, "o-", label="own loop, mean of an epoch", lw=4)
 axis.plot(middles, fit_losses, "s--", label="fit(), mean of an epoch")
 axis.set(xlabel="step", ylabel="loss", title="The own loop beside fit()")
 axis.legend(frameon=False)
-shared.save(figure, options.out / "custom_loops.png")
+display.save_figure(figure, options.out / "custom_loops.png")

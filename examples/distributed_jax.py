@@ -17,10 +17,11 @@ import socket
 import subprocess
 import sys
 
+import command_line
+import compare_weights
 import jax
 import keras
 import numpy as np
-import shared
 
 from keras_smoothl1 import SmoothL1Loss
 
@@ -28,7 +29,7 @@ DEVICES = 8
 
 
 def parse_arguments():
-    parser = shared.parser(__doc__)
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--processes", type=int, choices=(1, 2, 4, 8), default=1)
     parser.add_argument("--process", type=int, help="which one of them this is")
     parser.add_argument("--coordinator", help="where the first one listens")
@@ -58,23 +59,23 @@ def train(x, y, weights, reduction, many):
         """This process's part of each global batch."""
         if array is None:
             return None
-        batches = array.reshape(shared.STEPS, processes, -1, *array.shape[1:])
+        batches = array.reshape(compare_weights.STEPS, processes, -1, *array.shape[1:])
         own = batches[:, jax.process_index() if many else 0]
         return own.reshape(-1, *array.shape[1:])
 
-    model = shared.small_network()
+    model = compare_weights.make_model()
     model.compile(
-        keras.optimizers.SGD(shared.rate(reduction)),
+        keras.optimizers.SGD(compare_weights.learning_rate(reduction)),
         SmoothL1Loss(beta=1 / 9, reduction=reduction),
     )
-    batch = shared.GLOBAL_BATCH // processes
+    batch = compare_weights.GLOBAL_BATCH // processes
     data = {"x": part(x), "y": part(y), "sample_weight": part(weights)}
     model.fit(**data, batch_size=batch, shuffle=False, verbose=0)
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
 if __name__ == "__main__":
-    shared.only_on("jax")
+    command_line.require_backend("jax")
     arguments = parse_arguments()
     if arguments.processes > 1 and arguments.process is None:
         start(arguments.processes, arguments.out)
@@ -85,7 +86,7 @@ if __name__ == "__main__":
         jax.distributed.initialize(
             arguments.coordinator, arguments.processes, arguments.process
         )
-    shared.show_apart(
+    compare_weights.compare_devices(
         f"JAX in {jax.process_count()} process{'es' * (arguments.processes > 1)}",
         jax.device_count(),
         train,

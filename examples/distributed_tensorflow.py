@@ -12,9 +12,10 @@ To run it::
     KERAS_BACKEND=tensorflow python examples/distributed_tensorflow.py
 """
 
+import command_line
+import compare_weights
 import keras
 import numpy as np
-import shared
 import tensorflow as tf
 
 from keras_smoothl1 import SmoothL1Loss
@@ -25,7 +26,7 @@ def train(x, y, weights, reduction, many):
     loss = SmoothL1Loss(beta=1 / 9, reduction=reduction)
     parts = (x, y) if weights is None else (x, y, weights)
     batches = tf.data.Dataset.from_tensor_slices(parts).batch(
-        shared.GLOBAL_BATCH, drop_remainder=True
+        compare_weights.GLOBAL_BATCH, drop_remainder=True
     )
     if many and reduction == "mean_with_sample_weight" and weights is not None:
         loss = SmoothL1Loss(beta=1 / 9, reduction="sum", reduce_dims=-1)
@@ -33,19 +34,21 @@ def train(x, y, weights, reduction, many):
 
     devices = ["CPU:0", "CPU:1"] if many else ["CPU:0"]
     with tf.distribute.MirroredStrategy(devices).scope():
-        model = shared.small_network()
-        model.compile(keras.optimizers.SGD(shared.rate(reduction)), loss)
+        model = compare_weights.make_model()
+        rate = compare_weights.learning_rate(reduction)
+        model.compile(keras.optimizers.SGD(rate), loss)
     model.fit(batches, shuffle=False, verbose=0)  # a dataset shuffles itself
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
 if __name__ == "__main__":
-    shared.only_on("tensorflow")
-    out = shared.parser(__doc__).parse_args().out
+    command_line.require_backend("tensorflow")
+    out = command_line.make_parser(__doc__).parse_args().out
     # A CPU counts as one device; asked for two, it is two. With GPUs leave this out.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
     )
     devices = len(tf.config.list_logical_devices("CPU"))
-    shared.show_apart("TensorFlow", devices, train, out / "distributed_tensorflow.json")
+    path = out / "distributed_tensorflow.json"
+    compare_weights.compare_devices("TensorFlow", devices, train, path)

@@ -13,8 +13,9 @@ all processes, not by one's own. To run it::
 
 import sys
 
+import command_line
+import compare_weights
 import numpy as np
-import shared
 import torch
 import torch.distributed as processes
 from torch.nn.parallel import DistributedDataParallel
@@ -36,12 +37,14 @@ def loss_of_part(y, predicted, weights, reduction):
 
 def train(x, y, weights, reduction, many):
     """The weights after five steps, with the other processes or without."""
-    network = shared.small_network()
+    network = compare_weights.make_model()
     model = DistributedDataParallel(network) if many else network
     loss = SmoothL1Loss(beta=1 / 9, reduction=reduction)
-    optimizer = torch.optim.SGD(model.parameters(), lr=shared.rate(reduction))
-    for step in range(shared.STEPS):
-        batch = np.arange(shared.GLOBAL_BATCH) + step * shared.GLOBAL_BATCH
+    rate = compare_weights.learning_rate(reduction)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    size = compare_weights.GLOBAL_BATCH
+    for step in range(compare_weights.STEPS):
+        batch = np.arange(size) + step * size
         if many:
             parts = np.split(batch, processes.get_world_size())
             batch = parts[processes.get_rank()]
@@ -61,12 +64,12 @@ def train(x, y, weights, reduction, many):
 
 
 if __name__ == "__main__":
-    out = shared.parser(__doc__).parse_args().out
+    out = command_line.make_parser(__doc__).parse_args().out
     if not processes.is_torchelastic_launched():
         sys.exit("torchrun starts this example; --help says how.")
-    shared.only_on("torch")
+    command_line.require_backend("torch")
     processes.init_process_group("gloo")
-    shared.show_apart(
+    compare_weights.compare_devices(
         "PyTorch, a process for each",
         processes.get_world_size(),
         train,

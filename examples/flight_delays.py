@@ -16,7 +16,9 @@ import pathlib
 import subprocess
 import sys
 
-import shared
+import command_line
+import display
+import flights
 
 BACKENDS = ("jax", "tensorflow", "torch")
 BATCH = 1024
@@ -41,11 +43,11 @@ def parse_arguments():
         help="betas of Smooth L1, in minutes; Huber uses the first as delta",
     )
     parser.add_argument(
-        "--epochs", type=shared.positive, default=4, help="epochs for each loss"
+        "--epochs", type=command_line.positive, default=4, help="epochs for each loss"
     )
     parser.add_argument(
         "--rows",
-        type=shared.positive,
+        type=command_line.positive,
         default=336_776,
         help="how many flights to use, chosen at random",
     )
@@ -61,9 +63,9 @@ def parse_arguments():
 
 def arrivals(rows=None):
     """Features and arrival delays, in minutes, of the flights that arrived."""
-    flights = shared.flights().dropna(subset=["arr_delay", "dep_delay"])[:rows]
-    delays = flights[["arr_delay"]].to_numpy("float32")
-    return shared.known_at_departure(flights), delays
+    departed = flights.load().dropna(subset=["arr_delay", "dep_delay"])[:rows]
+    delays = departed[["arr_delay"]].to_numpy("float32")
+    return flights.features_at_departure(departed), delays
 
 
 def experiment():
@@ -96,7 +98,7 @@ def main():
     arguments = parse_arguments()
     os.environ["KERAS_BACKEND"] = arguments.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    missing = shared.not_installed(arguments.backend)
+    missing = command_line.installation_hint(arguments.backend)
     if missing:
         sys.exit(missing)
     if arguments.reload:
@@ -113,7 +115,7 @@ def compare(arguments):
 
     x, y = arrivals(arguments.rows)
     test = len(x) // 5
-    shared.console.print(
+    display.console.print(
         f"{len(x):,} flights, {test:,} of them to test; delays from {y.min():.0f} to "
         f"{y.max():.0f} minutes, the median {np.median(y):.0f}. "
         f"Keras {keras.__version__} on {keras.backend.backend()}."
@@ -139,17 +141,17 @@ def compare(arguments):
         size = np.abs(error)
         row = size.mean(), np.median(size), np.quantile(size, 0.9), error.mean()
         rows.append((name, *(f"{number:.2f}" for number in row)))
-    shared.table(
+    display.print_table(
         "Error on the test flights, in minutes",
         ("loss", "mean |.|", "median |.|", "90 % below", "mean"),
         rows,
     )
-    shared.console.print(
+    display.console.print(
         "|.| is the size of the error. Huber and Smooth L1 with delta = beta differ by "
         "a factor that Adam divides out, so they train alike."
     )
 
-    shared.save(draw(errors), arguments.out / f"errors_{arguments.backend}.png")
+    display.save_figure(draw(errors), arguments.out / f"errors_{arguments.backend}.png")
     save(models[f"Smooth L1, beta {first:g}"], x[:test], y[:test], arguments.out)
     loaded = subprocess.run(
         [sys.executable, __file__, "--reload", arguments.out]
@@ -170,7 +172,7 @@ def train(name, loss, x, y, epochs):
         3e-3, decay_steps=epochs * -(-len(x) // BATCH)
     )
     model.compile(keras.optimizers.Adam(schedule), loss)
-    shared.fit(name, model, x, y, BATCH, epochs)
+    display.fit(name, model, x, y, BATCH, epochs)
     return model
 
 

@@ -12,16 +12,17 @@ To run it::
     KERAS_BACKEND=jax python examples/images.py
 """
 
+import command_line
+import display
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.ndimage
-import shared
 from sklearn.datasets import load_sample_images
 
 from keras_smoothl1 import SmoothL1Loss
 
-options = shared.options(__doc__)
+options = command_line.parse_options(__doc__)
 NUMBER, EPOCHS = (160, 1) if options.short else (2048, 6)
 SIDE = 32
 rng = np.random.default_rng(0)
@@ -87,7 +88,7 @@ def restorer():
 
 def train(name, model, weights=None):
     data = {"x": x_train, "y": y_train, "sample_weight": weights}
-    shared.fit(name, model, **data, batch_size=32, epochs=EPOCHS)
+    display.fit(name, model, **data, batch_size=32, epochs=EPOCHS)
     return model
 
 
@@ -119,7 +120,7 @@ for name, images in restored.items():
         (name, f"{-10 * np.log10(squared):.2f}", *(f"{n:.4f}" for n in numbers))
     )
 columns = ("", "PSNR (dB)", "mean loss", "median", "worst")
-shared.table(f"{len(x_test)} patches not seen before", columns, rows)
+display.print_table(f"{len(x_test)} patches not seen before", columns, rows)
 
 # %%
 # On the left the training pairs with the largest losses, in the middle patches that the
@@ -157,4 +158,4 @@ axis.axvline(np.quantile(losses, 0.9), color="grey", linestyle="--")
 axis.set(xscale="log", xlabel="loss of an image; left out beyond the line")
 axis.set_ylabel("images")
 axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-shared.save(figure, options.out / "images.png")
+display.save_figure(figure, options.out / "images.png")

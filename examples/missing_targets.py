@@ -14,17 +14,19 @@ To run it::
     KERAS_BACKEND=jax python examples/missing_targets.py
 """
 
+import command_line
+import display
+import flights
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import shared
 
 from keras_smoothl1 import SmoothL1Loss
 
-options = shared.options(__doc__)
+options = command_line.parse_options(__doc__)
 FLIGHTS, AIRCRAFT, EPOCHS = (2048, 20, 1) if options.short else (60_000, 300, 5)
 BATCH = 256
-departed = shared.flights().dropna(subset=["dep_delay"])
+departed = flights.load().dropna(subset=["dep_delay"])
 rng = np.random.default_rng(0)
 
 # %%
@@ -34,7 +36,7 @@ rng = np.random.default_rng(0)
 # complete flights only has a hundredth of them then.
 
 TARGETS = ("arr_delay", "air_time")
-x = shared.known_at_departure(departed[:FLIGHTS])
+x = flights.features_at_departure(departed[:FLIGHTS])
 y = departed[:FLIGHTS][list(TARGETS)].to_numpy("float32")
 test, train = slice(FLIGHTS // 4), slice(FLIGHTS // 4, None)
 beta = [10.0, 5.0]  # minutes
@@ -64,7 +66,7 @@ def errors_after(name, loss, x_train, y_train, weights=None):
     steps, steps_of_all = (-(-len(part) // BATCH) for part in (x_train, x[train]))
     data = {"x": x_train, "y": y_train, "sample_weight": weights}
     epochs = EPOCHS * steps_of_all // steps
-    shared.fit(name, model, **data, batch_size=BATCH, epochs=epochs)
+    display.fit(name, model, **data, batch_size=BATCH, epochs=epochs)
     return np.nanmean(np.abs(model.predict(x[test], verbose=0) - y[test]), axis=0)
 
 
@@ -83,7 +85,8 @@ for share in shares_gone:
         curves.setdefault(name, []).append(errors)
         rows.append((name, f"{share:.0%}", *(f"{error:.2f}" for error in errors)))
 columns = ("NaN targets", "forgotten", *TARGETS)
-shared.table("Mean absolute error on flights not seen before, minutes", columns, rows)
+title = "Mean absolute error on flights not seen before, minutes"
+display.print_table(title, columns, rows)
 print("Without weights the loss is", float(plain(gaps, np.zeros_like(gaps))))
 
 # %%
@@ -97,7 +100,7 @@ PADDING = -1.0
 aircraft = departed["tailnum"].dropna().unique()[:AIRCRAFT]
 flown = departed[departed["tailnum"].isin(aircraft)]
 flown = flown.sort_values(["month", "day", "sched_dep_time"])
-features = shared.known_at_departure(flown.assign(dep_delay=0.0))
+features = flights.features_at_departure(flown.assign(dep_delay=0.0))
 delays = flown["arr_delay"].to_numpy("float32")
 months = flown.reset_index().groupby(["tailnum", "month"]).indices.values()
 LONGEST = 20
@@ -138,13 +141,13 @@ for length in (LONGEST, 2 * LONGEST):
     model = recurrent()
     weights = known.astype("float32")
     data = {"x": sequences, "y": late, "sample_weight": weights}
-    history = shared.fit(
+    history = display.fit(
         f"padded to {length}", model, **data, batch_size=64, epochs=EPOCHS
     )
     losses[length] = history.history["loss"]
     rows.append((str(length), *(f"{loss:.6f}" for loss in losses[length])))
 columns = ("padded to", *(f"epoch {epoch}" for epoch in range(1, EPOCHS + 1)))
-shared.table(f"Loss of {len(months)} sequences", columns, rows)
+display.print_table(f"Loss of {len(months)} sequences", columns, rows)
 
 # %%
 # What evaluate() says of the longer ones is the mean over the known delays alone.
@@ -172,4 +175,4 @@ for (length, by_epoch), style in zip(losses.items(), ("o-", "s--"), strict=True)
 right.set(xlabel="epoch", ylabel="loss", title="Sequences, padded")
 right.xaxis.get_major_locator().set_params(integer=True)
 right.legend(frameon=False)
-shared.save(figure, options.out / "missing_targets.png")
+display.save_figure(figure, options.out / "missing_targets.png")

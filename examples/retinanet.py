@@ -12,15 +12,16 @@ To run it::
     KERAS_BACKEND=jax python examples/retinanet.py
 """
 
+import command_line
+import display
 import keras
 import keras_hub
 import matplotlib.pyplot as plt
 import numpy as np
-import shared
 
 from keras_smoothl1 import SmoothL1Loss
 
-options = shared.options(__doc__)
+options = command_line.parse_options(__doc__)
 ROUNDS, NUMBER = (2, 32) if options.short else (8, 256)
 SIDE = 64
 COLORS = np.array([[0.9, 0.2, 0.2], [0.2, 0.2, 0.9]])
@@ -87,13 +88,13 @@ losses = {"bbox_regression_loss": [], "cls_logits_loss": []}
 for number in range(1, ROUNDS + 1):
     x, y = pictures(NUMBER)
     # KerasHub wraps the data in a way that Keras does not shuffle, and would say so.
-    logs = shared.fit(f"round {number}", detector, x, y, batch_size=8, shuffle=False)
+    logs = display.fit(f"round {number}", detector, x, y, batch_size=8, shuffle=False)
     for name, values in losses.items():
         values += logs.history[name]
 rows = [
     (name, f"{values[0]:.3f}", f"{values[-1]:.3f}") for name, values in losses.items()
 ]
-shared.table("Losses", ("", "round 1", f"round {ROUNDS}"), rows)
+display.print_table("Losses", ("", "round 1", f"round {ROUNDS}"), rows)
 
 # %%
 # What it finds
@@ -102,8 +103,9 @@ shared.table("Losses", ("", "round 1", f"round {ROUNDS}"), rows)
 
 images, truth = pictures(NUMBER // 2)
 found = detector.predict(images, batch_size=NUMBER // 2, verbose=0)
-fits = shared.overlap(truth["boxes"], found["boxes"])
-fits[found["labels"] != truth["labels"]] = 0
+iou = keras.utils.bounding_boxes.compute_iou(truth["boxes"], found["boxes"], "xyxy")
+iou = keras.ops.convert_to_numpy(iou)[:, 0]  # each picture has one true box
+fits = np.where(found["labels"] == truth["labels"], iou, 0)
 best, fits = found["boxes"][np.arange(len(fits)), fits.argmax(1)], fits.max(1)
 print(
     f"Of {len(fits)} rectangles in new pictures {(fits > 0.5).mean():.0%} are found "
@@ -115,8 +117,8 @@ left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
 for number, axis in enumerate(left.subplots(2, 4).flat):
     axis.imshow(images[number])
     axis.set(xticks=[], yticks=[])
-    shared.outline(axis, truth["boxes"][number, 0], color="black", label="true")
-    shared.outline(axis, best[number], color="yellow", label="found")
+    display.draw_box(axis, truth["boxes"][number, 0], color="black", label="true")
+    display.draw_box(axis, best[number], color="yellow", label="found")
 names = left.axes[0].get_legend_handles_labels()
 left.legend(*names, loc="outside lower center", ncols=2)
 curves = right.subplots()
@@ -124,4 +126,4 @@ for name, values in losses.items():
     curves.semilogy(range(1, ROUNDS + 1), values, "o-", label=name)
 curves.set(xlabel=f"round of {NUMBER} pictures", ylabel="loss")
 curves.legend(frameon=False)
-shared.save(figure, options.out / "retinanet.png")
+display.save_figure(figure, options.out / "retinanet.png")

@@ -83,7 +83,7 @@ def check_packages(packages):
 
 def check_script(path, words):
     """The words after a script are its options, each with at most one value."""
-    source = read(ROOT / path) + read(ROOT / "examples/shared.py")
+    source = read(ROOT / path) + read(ROOT / "examples/command_line.py")
     for before, word in itertools.pairwise(["", *words]):
         if word.startswith("--"):
             assert word == "--help" or f'"{word}"' in source

@@ -9,9 +9,9 @@ import pathlib
 import sys
 
 import backend_swap
+import compare_weights
 import numpy as np
 import pytest
-import shared
 
 EXPERIMENTS = pathlib.Path(__file__).with_name("experiments.py")
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_carried_to_another_backend_is_refused():
 
 
 def test_a_file_with_the_name_of_another_module_is_refused(tmp_path):
-    file = tmp_path / "shared.py"
+    file = tmp_path / "display.py"
     file.write_text("def experiment(): pass")
     with pytest.raises(ImportError, match="rename it"):
         backend_swap.call(file, "experiment")
@@ -123,7 +123,7 @@ def test_a_file_with_the_name_of_another_module_is_refused(tmp_path):
 
 def test_weights_that_are_nan_are_not_taken_for_equal():
     ones, nan = np.ones(2), np.full(2, np.nan)
-    assert np.isnan(shared.furthest([ones, nan], [ones, ones]))
+    assert np.isnan(compare_weights.largest_difference([ones, nan], [ones, ones]))
 
 
 @pytest.mark.parametrize(
