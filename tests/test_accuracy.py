@@ -25,27 +25,37 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def compiled(function):
-    if BACKEND == "jax":
-        import jax
-
-        return jax.jit(function)
-    if BACKEND == "torch":
-        return function
-    import tensorflow as tf
-
-    return tf.function(function, jit_compile=True, autograph=False)
+def eager(function):
+    return function
 
 
 def graph(function):
-    if BACKEND != "tensorflow":
-        return function
     import tensorflow as tf
 
     return tf.function(function, autograph=False)
 
 
-@pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
+def compiled(function):
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+RUN = pytest.mark.parametrize(
+    "run",
+    {
+        "jax": [eager, compiled],
+        "tensorflow": [eager, graph, compiled],
+        "torch": [eager],
+    }[BACKEND],
+)
+
+
+@RUN
 @CASES
 def test_each_value_and_slope_is_within_1_5_ulp(dtype, beta, run):
     errors = exact.errors(beta, dtype)
@@ -96,7 +106,7 @@ def test_mean_and_sum_and_their_gradients(dtype, beta, reduction):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
+@RUN
 @pytest.mark.parametrize("shape", [(2**24,), (2**24 + 7,), (2**24, 1), (4096, 4096)])
 def test_sums_of_2_to_the_24_numbers_are_right_to_2e_6(shape, run, reduction):
     error = np.float32(0.6)  # a loss of about 0.1, whose sum drifts if it can
@@ -109,7 +119,7 @@ def test_sums_of_2_to_the_24_numbers_are_right_to_2e_6(shape, run, reduction):
     np.testing.assert_allclose(float(to_numpy(result)), expected, rtol=2e-6)
 
 
-@pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
+@RUN
 @pytest.mark.parametrize(
     ("shape", "reduce_dims"),
     [
@@ -130,7 +140,7 @@ def test_means_of_large_groups_are_right_to_2e_6(shape, reduce_dims, run):
     np.testing.assert_allclose(to_numpy(result), expected, rtol=2e-6)
 
 
-@pytest.mark.parametrize("run", [lambda f: f, graph, compiled])
+@RUN
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_float32_rounded_once(dtype, run):
     y_pred = keras.ops.cast(np.linspace(-3, 3, 1000, dtype="float32"), dtype)

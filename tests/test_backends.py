@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from autodiff import to_numpy
+from helpers.pairwise import pairwise
 
 from keras_smoothl1.backends import Backend, backend
 
@@ -44,10 +45,8 @@ def tensor(x):
 
 
 TENSOR_BETA = np.array(0.5, "float32")
-BETAS = pytest.mark.parametrize("beta", [0.5, (0.25, 2.0) * 16, 1.5e-38, TENSOR_BETA])
-WEIGHTS = pytest.mark.parametrize(
-    "weight", [None, WEIGHT, WEIGHT[:, :, :1], WEIGHT != 0]
-)
+BETAS = [0.5, (0.25, 2.0) * 16, 1.5e-38, TENSOR_BETA]
+WEIGHTS = [None, WEIGHT, WEIGHT[:, :, :1], WEIGHT != 0]
 
 
 def inputs(beta, weight):
@@ -56,16 +55,17 @@ def inputs(beta, weight):
     return tensor(y_true), tensor(Y_PRED), beta, tensor(weight)
 
 
-@WEIGHTS
-@BETAS
+@pairwise(beta=BETAS, weight=WEIGHTS)
 def test_weighted_losses(beta, weight):
     same("weighted_losses", *inputs(beta, weight))
 
 
-@pytest.mark.parametrize("divisor", [1, 24, np.array(24.0), np.array(0.0)], ids=repr)
-@pytest.mark.parametrize("axes", [None, (0,), (1, 2), (0, 1, 2)])
-@WEIGHTS
-@BETAS
+@pairwise(
+    beta=BETAS,
+    weight=WEIGHTS,
+    axes=[None, (0,), (1, 2), (0, 1, 2)],
+    divisor=[1, 24, np.array(24.0), np.array(0.0)],
+)
 def test_weighted_sums(beta, weight, axes, divisor):
     size = divisor if isinstance(divisor, int) else tensor(divisor.astype("float32"))
     same("weighted_sum", *inputs(beta, weight), axes=axes, divisor=size)

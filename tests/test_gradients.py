@@ -4,6 +4,7 @@ import numpy as np
 import oracle
 import pytest
 from autodiff import value_and_gradients
+from helpers.pairwise import pairwise
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 
@@ -12,9 +13,11 @@ Y_TRUE = RNG.normal(size=(4, 3, 5)).astype("float32")
 Y_PRED = RNG.normal(size=(4, 3, 5)).astype("float32")
 
 
-@pytest.mark.parametrize("reduce_dims", [None, -1, (1, 2)])
-@pytest.mark.parametrize("reduction", [None, "sum", "mean"])
-@pytest.mark.parametrize("beta", [0.1, 1.0, (0.1, 0.3, 1.0, 3.0, 10.0)])
+@pairwise(
+    beta=[0.1, 1.0, (0.1, 0.3, 1.0, 3.0, 10.0)],
+    reduction=[None, "sum", "mean"],
+    reduce_dims=[None, -1, (1, 2)],
+)
 def test_gradients_by_y_pred_and_y_true(beta, reduction, reduce_dims):
     loss = SmoothL1Loss(beta, reduction, reduce_dims)
     value, (by_true, by_pred) = value_and_gradients(loss, Y_TRUE, Y_PRED)

@@ -5,6 +5,7 @@ import numpy as np
 import oracle
 import pytest
 from autodiff import BACKEND, to_numpy, value_and_gradients
+from helpers.pairwise import pairwise
 from packaging import version
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
@@ -14,16 +15,13 @@ RNG = np.random.default_rng(6)
 SHAPE = (4, 3, 2)
 Y_TRUE, Y_PRED = RNG.normal(size=(2, *SHAPE)).astype("float32")
 BETAS = pytest.mark.parametrize("beta", [0.5, (0.25, 2.0)])
-SETTINGS = pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"reduction": "sum", "reduce_dims": -1},
-        {"reduction": None, "reduce_dims": (1, 2)},
-        {"reduction": "mean_with_sample_weight"},
-    ],
-    ids=str,
-)
+ALL_SETTINGS = [
+    {},
+    {"reduction": "sum", "reduce_dims": -1},
+    {"reduction": None, "reduce_dims": (1, 2)},
+    {"reduction": "mean_with_sample_weight"},
+]
+SETTINGS = pytest.mark.parametrize("settings", ALL_SETTINGS, ids=str)
 WEIGHTS = pytest.mark.parametrize("weight", [None, "(B,)", "full"])
 
 
@@ -238,24 +236,15 @@ if BACKEND == "torch":
 if BACKEND == "tensorflow":
     import tensorflow as tf
 
-    SPECS = pytest.mark.parametrize(
-        ("spec", "weight_spec"),
-        [
-            (SHAPE, "as it is"),
-            ((None, *SHAPE[1:]), (None,)),
-            ((None, None, None), (None, None, None)),
-            (None, None),
-        ],
-        ids=["static", "batch", "sizes", "rank"],
+    @pairwise(
+        spec=[SHAPE, (None, *SHAPE[1:]), (None, None, None), None],
+        settings=ALL_SETTINGS,
+        weight=[None, "(B,)", "full"],
+        beta=[0.5, (0.25, 2.0)],
+        jit_compile=[False, True],
     )
-
-    @pytest.mark.parametrize("jit_compile", [False, True])
-    @SPECS
-    @WEIGHTS
-    @SETTINGS
-    @BETAS
     def test_graphs_of_known_and_unknown_shapes(
-        beta, settings, weight, spec, weight_spec, jit_compile
+        spec, settings, weight, beta, jit_compile
     ):
         if spec is None and "reduce_dims" in settings:
             settings = {key: settings[key] for key in settings if key != "reduce_dims"}
@@ -264,9 +253,8 @@ if BACKEND == "tensorflow":
         signature = [tf.TensorSpec(spec)] * 2
         arguments = [tf.constant(targets(weight)), tf.constant(Y_PRED)]
         if weight is not None:
-            own = weight_spec if weight_spec is None else (None,) * weight.ndim
-            own = weight.shape if weight_spec == "as it is" else own
-            signature.append(tf.TensorSpec(own))
+            sizes = weight.shape if spec == SHAPE else (None,) * weight.ndim
+            signature.append(tf.TensorSpec(None if spec is None else sizes))
             arguments.append(tf.constant(weight))
 
         @tf.function(

@@ -1,10 +1,11 @@
-"""How sample weights and masks line up, what they count, what they hide."""
+"""How sample weights and masks are broadcast, what they count, what they hide."""
 
 import keras
 import numpy as np
 import oracle
 import pytest
 from autodiff import to_numpy, value_and_gradients
+from helpers.pairwise import pairwise
 from keras.src.backend.common.masking import set_keras_mask
 
 from keras_smoothl1 import SmoothL1Error, SmoothL1Loss
@@ -12,6 +13,7 @@ from keras_smoothl1.keras_internals import get_keras_mask
 
 RNG = np.random.default_rng(2)
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+REDUCTIONS = [None, "sum", "mean", "mean_with_sample_weight"]
 
 
 def normal(shape):
@@ -31,11 +33,8 @@ def masked(y_pred, mask):
     return y_pred
 
 
-@pytest.mark.parametrize("reduce_dims", [None, -1, (1, 2, 3), 0])
-@pytest.mark.parametrize("reduction", [None, "sum", "mean", "mean_with_sample_weight"])
-@pytest.mark.parametrize(
-    "shape",
-    [
+@pairwise(
+    shape=[
         (),
         (1,),
         (4,),
@@ -47,8 +46,10 @@ def masked(y_pred, mask):
         (4, 3, 2, 5),
         (1, 1, 1, 5),
     ],
+    reduction=REDUCTIONS,
+    reduce_dims=[None, -1, (1, 2, 3), 0],
 )
-def test_weights_line_up_from_the_left(shape, reduction, reduce_dims):
+def test_weights_are_broadcast_from_the_left(shape, reduction, reduce_dims):
     y_true, y_pred, weight = normal((4, 3, 2, 5)), normal((4, 3, 2, 5)), weights(shape)
     loss = SmoothL1Loss(0.5, reduction, reduce_dims)
     value, (by_pred,) = value_and_gradients(lambda x: loss(y_true, x, weight), y_pred)
@@ -64,10 +65,12 @@ def test_weights_line_up_from_the_left(shape, reduction, reduce_dims):
     np.testing.assert_allclose(by_pred, gradient, rtol=1e-5)
 
 
-@pytest.mark.parametrize("weight_shape", [None, (4,), (4, 3), (4, 3, 2)])
-@pytest.mark.parametrize("reduce_dims", [None, -1, (1, 2), (0, 1)])
-@pytest.mark.parametrize("reduction", [None, "sum", "mean", "mean_with_sample_weight"])
-@pytest.mark.parametrize("mask_shape", [(4,), (4, 3), (4, 3, 2), (4, 1)])
+@pairwise(
+    mask_shape=[(4,), (4, 3), (4, 3, 2), (4, 1)],
+    reduction=REDUCTIONS,
+    reduce_dims=[None, -1, (1, 2), (0, 1)],
+    weight_shape=[None, (4,), (4, 3), (4, 3, 2)],
+)
 def test_masked_elements_never_count(mask_shape, reduction, reduce_dims, weight_shape):
     y_true, y_pred = normal((4, 3, 2)), normal((4, 3, 2))
     mask = RNG.integers(0, 2, mask_shape).astype(bool)
@@ -91,13 +94,15 @@ def test_masked_elements_never_count(mask_shape, reduction, reduce_dims, weight_
     np.testing.assert_allclose(by_pred, gradient, rtol=1e-5)
 
 
-HIDDEN = pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])
+HIDDEN = [np.nan, np.inf, -np.inf]
 
 
-@HIDDEN
-@pytest.mark.parametrize("where", ["y_true", "y_pred", "both"])
-@pytest.mark.parametrize("reduce_dims", [None, -1, 0])
-@pytest.mark.parametrize("reduction", [None, "sum", "mean", "mean_with_sample_weight"])
+@pairwise(
+    reduction=REDUCTIONS,
+    reduce_dims=[None, -1, 0],
+    where=["y_true", "y_pred", "both"],
+    hidden=HIDDEN,
+)
 def test_weight_zero_hides_missing_values(reduction, reduce_dims, where, hidden):
     y_true, y_pred, weight = normal((4, 3)), normal((4, 3)), weights((4, 3))
     weight[1] = 0
@@ -113,8 +118,8 @@ def test_weight_zero_hides_missing_values(reduction, reduce_dims, where, hidden)
     assert np.all(result[1][0][weight == 0] == 0)
 
 
-@HIDDEN
-@pytest.mark.parametrize("reduction", [None, "sum", "mean", "mean_with_sample_weight"])
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_mask_hides_missing_values_and_weights(reduction, hidden):
     y_true, y_pred, mask = normal((4, 3)), normal((4, 3)), np.array([1, 0, 1, 0], bool)
     weight = np.ones((4, 3), "float32")
@@ -144,28 +149,25 @@ def test_nothing_to_average_is_zero_and_so_is_its_gradient(reduction, reduce_dim
     assert to_numpy(loss(y_true, masked(y_pred, np.zeros(4, bool)))) == 0
 
 
-@pytest.mark.parametrize(
-    ("y_shape", "weight_shapes"),
-    [
-        ((4, 5), [(), (1,), (4,), (4, 1)]),
-        ((4, 3, 5), [(), (4, 3), (4, 3, 1), (4, 1), (1, 3)]),
-        ((4, 3, 2, 5), [(), (4, 3, 2), (4, 3, 2, 1), (4, 1, 1), (1, 3, 2)]),
-    ],
-)
-@pytest.mark.parametrize("reduction", MEANS)
-@pytest.mark.parametrize("with_mask", [False, True])
-def test_means_are_those_of_huber_over_beta(
-    y_shape, weight_shapes, reduction, with_mask
-):
+# Those that Huber takes, too.
+WEIGHT_SHAPES = {
+    (4, 5): [(), (1,), (4,), (4, 1)],
+    (4, 3, 5): [(), (4, 3), (4, 3, 1), (4, 1), (1, 3)],
+    (4, 3, 2, 5): [(), (4, 3, 2), (4, 3, 2, 1), (4, 1, 1), (1, 3, 2)],
+}
+
+
+@pairwise(y_shape=WEIGHT_SHAPES, reduction=MEANS, with_mask=[False, True])
+def test_means_are_those_of_huber_over_beta(y_shape, reduction, with_mask):
     y_true, y_pred = normal(y_shape), normal(y_shape)
     mask = RNG.integers(0, 2, y_shape[:-1]).astype(bool)
     huber = keras.losses.Huber(delta=0.25, reduction=reduction)
-    for weight_shape in [None, *weight_shapes]:
+    for weight_shape in [None, *WEIGHT_SHAPES[y_shape]]:
         weight = None if weight_shape is None else weights(weight_shape) + 0.1
         huber_weight = weight
         if weight is not None and (with_mask or reduction == "mean_with_sample_weight"):
-            # Huber would line the weight up with the mask from the right, and divide by
-            # the sum of the weights as they are, not as they are spread.
+            # Huber would broadcast the weight to the mask from the right, and divide by
+            # the sum of the weights as they are, not as they are broadcast.
             huber_weight = oracle.spread(weight, y_shape)[..., 0].copy()
         y = masked(y_pred, mask) if with_mask else keras.ops.convert_to_tensor(y_pred)
         np.testing.assert_allclose(

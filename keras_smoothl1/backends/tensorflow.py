@@ -44,11 +44,11 @@ class TensorFlowBackend(Backend):
         axes: Axes | None = None,
         divisor: Size = 1,
     ) -> tf.Tensor:
-        if not (isinstance(beta, float | tuple) and _supports(beta, y_pred.dtype)):
+        error = y_pred - y_true
+        if not (isinstance(beta, float | tuple) and _supports(beta, error.dtype)):
             return super().weighted_sum(
                 y_true, y_pred, beta, weight, axes=axes, divisor=divisor
             )
-        error = y_pred - y_true
         if weight is not None:
             weight = tf.cast(weight, error.dtype)
         if isinstance(divisor, int):
