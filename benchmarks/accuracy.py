@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py --json accuracy.json --figure accuracy.png
 
 For each beta the losses of a few hundred errors over the whole range of the dtype, and
-their gradients by autodiff, are compared with exact.py, in units in the last place
+their gradients by autodiff, are compared with exact results, in units in the last place
 (ulp). Each backend runs in a process of its own.
 """
 
@@ -13,6 +13,9 @@ import os
 import pathlib
 import subprocess
 import sys
+
+# For the helpers that benchmarks share with the tests.
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 
 BACKENDS = ("jax", "torch", "tensorflow")
 BETAS = {
@@ -70,9 +73,9 @@ def main():
 
 def measure(backend, dtype):
     """One row for each implementation on this backend."""
-    import exact
     import numpy as np
-    from autodiff import value_and_gradients
+    from helpers import exact
+    from helpers.autodiff import value_and_gradients
 
     rows = []
     for name, loss in implementations(backend, dtype).items():

@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-import oracle
 import pytest
-from autodiff import BACKEND, to_numpy, value_and_gradients
+from helpers import oracle
+from helpers.autodiff import BACKEND, to_numpy, value_and_gradients
 from packaging import version
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
