@@ -1,18 +1,18 @@
-"""How far values and slopes are from the exact ones, here and elsewhere.
+"""How far values and slopes are from the exact ones, for this package and its peers.
 
     python benchmarks/accuracy.py --json accuracy.json --figure accuracy.png
 
 For each beta the losses of a few hundred errors over the whole range of the dtype, and
-their gradients by autodiff, are compared with exact.py, in units in the last place
+their gradients by autodiff, are compared with exact results, in units in the last place
 (ulp). Each backend runs in a process of its own.
 """
 
-import argparse
 import json
-import os
-import pathlib
-import subprocess
-import sys
+
+import common
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
 BACKENDS = ("jax", "torch", "tensorflow")
 BETAS = {
@@ -22,57 +22,39 @@ BETAS = {
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = common.parser(__doc__.splitlines()[0])
     parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument(
         "--dtype", choices=tuple(BETAS), default="float32", help="of the errors"
     )
-    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
-    parser.add_argument("--figure", type=pathlib.Path, help="file for a figure")
-    parser.add_argument("--one", choices=BACKENDS, help=argparse.SUPPRESS)
+    parser.add_argument("--figure", type=common.output_path, help="file for a figure")
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
-    if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.dtype)))
-        return
-    from rich.progress import track
-
     rows = []
     for backend in track(arguments.backend, description="measuring"):
-        process = subprocess.run(
-            [sys.executable, __file__, "--one", backend, "--dtype", arguments.dtype],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": backend,
-                "JAX_ENABLE_X64": str(int(arguments.dtype == "float64")),
-                "TF_CPP_MIN_LOG_LEVEL": "2",
-            },
-            stdout=subprocess.PIPE,
-            text=True,
+        rows += common.run_alone(
+            measure,
+            backend,
+            arguments.dtype,
+            KERAS_BACKEND=backend,
+            JAX_ENABLE_X64=str(int(arguments.dtype == "float64")),
+            TF_CPP_MIN_LOG_LEVEL="2",
         )
-        if process.returncode:
-            sys.exit(f"{backend} failed; its error is above.")
-        rows += json.loads(process.stdout.splitlines()[-1])
     show(rows, arguments.dtype)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(rows, indent=1))
     if arguments.figure:
-        arguments.figure.parent.mkdir(parents=True, exist_ok=True)
         draw(rows, arguments.figure, arguments.dtype)
 
 
 def measure(backend, dtype):
     """One row for each implementation on this backend."""
-    import exact
     import numpy as np
-    from autodiff import value_and_gradients
+    from helpers import exact
+    from helpers.autodiff import value_and_gradients
 
     rows = []
     for name, loss in implementations(backend, dtype).items():
@@ -80,16 +62,16 @@ def measure(backend, dtype):
         for beta in BETAS[dtype]:
             errors = exact.errors(beta, dtype)
             values, slopes = exact.value_and_slope(errors, beta)
-            found, (_, slope) = value_and_gradients(
+            value, (_, slope) = value_and_gradients(
                 lambda y_true, y_pred, loss=loss, beta=beta: loss(y_true, y_pred, beta),
                 np.zeros_like(errors),
                 errors,
             )
-            for kind, result, truth in (
-                ("value", found, values),
+            for kind, results, expected in (
+                ("value", value, values),
                 ("slope", slope, slopes),
             ):
-                worst, lost = exact.worst_ulp(result, truth)
+                worst, lost = exact.worst_ulp(results, expected)
                 row[kind].append(worst)
                 row["lost"] += lost
         rows.append(row)
@@ -107,26 +89,23 @@ def implementations(backend, dtype):
         loss = keras.losses.Huber(delta=beta, reduction=None, dtype=dtype)
         return loss(y_true[:, None], y_pred[:, None]) / beta
 
-    found = {"keras_smoothl1": smooth_l1_loss, "keras.losses.Huber / beta": huber}
+    functions = {common.OURS: smooth_l1_loss, f"{common.HUBER} / beta": huber}
     if backend == "torch":
-        from torch.nn.functional import smooth_l1_loss as of_torch
+        from torch.nn import functional
 
-        found["torch smooth_l1_loss"] = lambda y_true, y_pred, beta: of_torch(
-            y_pred, y_true, beta=beta, reduction="none"
+        functions["torch smooth_l1_loss"] = lambda y_true, y_pred, beta: (
+            functional.smooth_l1_loss(y_pred, y_true, beta=beta, reduction="none")
         )
     if backend == "jax":
         import optax
 
-        found["optax.huber_loss / beta"] = lambda y_true, y_pred, beta: (
+        functions["optax.huber_loss / beta"] = lambda y_true, y_pred, beta: (
             optax.huber_loss(y_pred, y_true, delta=beta) / beta
         )
-    return found
+    return functions
 
 
 def show(rows, dtype):
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(width=118)
     for kind in ("value", "slope"):
         table = Table(title=f"Worst {kind} in {dtype}, in ulp, by beta")
@@ -150,15 +129,13 @@ def readable(ulp):
 
 
 def draw(rows, path, dtype):
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2)
     for panel, kind in zip(panels, ("value", "slope"), strict=True):
         for row in rows:
-            ours = row["name"] == "keras_smoothl1"
+            ours = row["name"] == common.OURS
             panel.plot(
                 BETAS[dtype],
                 [max(ulp, 0.1) for ulp in row[kind]],

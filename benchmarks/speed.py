@@ -1,27 +1,33 @@
-"""How long one step, forward and backward, takes here and elsewhere.
+"""The time of one step, forward and backward, for this package and its peers.
 
     KERAS_BACKEND=torch python benchmarks/speed.py --json speed.json --figure speed.png
 
 The implementations run in turn, in one process, and of each the median is kept. A ratio
-is the median of the ratios within a turn: how many times as fast as the peer this
+is the median of the ratios within a round: how many times as fast as the peer this
 package is. "Memory" is one pass that reads both inputs and writes as much into new
 memory. tox has an environment for each backend.
 """
 
+import itertools
 import json
+import math
 import pathlib
 import random
 import statistics
 import sys
 import time
 
-import options
+import common
+from common import HUBER, OURS
+from rich.console import Console
+from rich.progress import Progress
 
 LARGE = 20  # sizes from 2^20 on show how the cost grows
 
 
 def parse_arguments():
-    parser = options.parser(__doc__.splitlines()[0])
+    parser = common.parser(__doc__.splitlines()[0])
+    common.add_cases(parser)
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -36,76 +42,86 @@ def parse_arguments():
     parser.add_argument(
         "--recorded", type=pathlib.Path, help="numbers to show instead of measuring"
     )
-    parser.add_argument("--figure", type=pathlib.Path, help="file for a figure")
+    parser.add_argument("--figure", type=common.output_path, help="file for a figure")
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
-    choose_device(arguments.device)
     if arguments.recorded:
         result = json.loads(arguments.recorded.read_text())
     else:
         result = record(arguments)
-    show(result)
+    show(result["rows"])
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result))
     if arguments.figure:
-        arguments.figure.parent.mkdir(parents=True, exist_ok=True)
         draw(result, arguments.figure)
 
 
 def record(arguments):
-    import steps
-    from rich.progress import Progress
-
-    modes = steps.chosen(arguments.mode, steps.MODES, "--mode")
-    variants = steps.chosen(arguments.variant, steps.VARIANTS, "--variant")
-    cases = [(m, v, s) for m in modes for v in variants for s in arguments.sizes]
+    choose_device(arguments.device)
+    cases = list(itertools.product(common.chosen_cases(arguments), arguments.sizes))
     rows = []
     with Progress() as progress:
-        bar = progress.add_task(steps.BACKEND, total=len(cases))
-        for mode, variant, size in cases:
+        bar = progress.add_task(common.backend(), total=len(cases))
+        for (mode, variant), size in progress.track(cases, task_id=bar):
             progress.update(bar, description=f"{mode}, {variant}, 2^{size}")
             times = measure(mode, variant, 2**size, arguments.seconds)
             rows.append(
                 {"mode": mode, "variant": variant, "size": 2**size, **summary(times)}
             )
-            progress.advance(bar)
-    return {"machine": steps.machine(arguments.device), "rows": rows}
+    return {"machine": common.machine(arguments.device), "rows": rows}
 
 
 def choose_device(device):
     if device == "cpu":
-        options.hide_gpus()
+        common.hide_gpus()
         return
-    import steps
+    import keras
 
-    if not steps.has_gpu():
-        sys.exit(f"{steps.BACKEND} finds no GPU here.")
+    device = str(keras.ops.zeros(()).device).lower()
+    if "cuda" not in device and "gpu" not in device:
+        sys.exit(f"{common.backend()} finds no GPU here.")
 
 
 def measure(mode, variant, size, seconds):
     """Seconds of a step in each round, by implementation."""
-    import steps
-
-    y_true, y_pred, extra = steps.inputs(variant, size)
+    inputs = common.inputs(variant, size)
     runs = {
-        name: steps.step(function, mode, y_true, y_pred, extra)
-        for name, function in steps.implementations(variant).items()
+        name: common.step(function, mode, *inputs)
+        for name, function in common.implementations(variant).items()
     }
-    runs["memory"] = steps.memory_pass(y_true, y_pred)
+    runs["memory"] = memory_pass(*inputs[:2])
     for run in runs.values():
         run()  # compiles
         run()
-    calls = max(1, int(0.005 / seconds_of(runs[steps.OURS], 1)))
+    calls = max(1, int(0.005 / seconds_of(runs[OURS], 1)))
     times = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times["memory"]) < 5:
         for name in random.sample(list(runs), len(runs)):
             times[name].append(seconds_of(runs[name], calls))
     return times
+
+
+def memory_pass(y_true, y_pred):
+    """The least that a step must do: read both, and write as much into new memory."""
+    if common.backend() == "jax":
+        import jax
+
+        subtract = jax.jit(jax.numpy.subtract)
+        return lambda: subtract(y_pred, y_true).block_until_ready()
+    if common.backend() == "torch":
+        import torch
+
+        def run():
+            result = torch.sub(y_pred, y_true)
+            if result.is_cuda:
+                torch.cuda.synchronize()
+
+        return run
+    return lambda: y_pred - y_true
 
 
 def seconds_of(run, calls):
@@ -116,15 +132,13 @@ def seconds_of(run, calls):
 
 
 def summary(times):
-    from steps import OURS
-
-    def ratio(of):
-        pairs = zip(of, times[OURS], strict=True)
+    def ratio(peer_times):
+        pairs = zip(peer_times, times[OURS], strict=True)
         return digits(statistics.median(peer / ours for peer, ours in pairs))
 
     return {
-        "seconds": {name: digits(statistics.median(of)) for name, of in times.items()},
-        "ratio": {name: ratio(of) for name, of in times.items() if name != OURS},
+        "seconds": {name: digits(statistics.median(times[name])) for name in times},
+        "ratio": {name: ratio(times[name]) for name in times if name != OURS},
         "rounds": len(times[OURS]),
     }
 
@@ -133,82 +147,57 @@ def digits(number):
     return float(f"{number:.3g}")
 
 
-def show(result):
+def show(rows):
     """The tables, as they stand in docs/performance.md."""
-    from rich.console import Console
-    from steps import OURS
-
     console = Console(width=max(120, Console().width))
-    rows = result["rows"]
-    for mode in unique(rows, "mode"):
-        of_mode = [row for row in rows if row["mode"] == mode]
-        plain = [row for row in of_mode if row["variant"] == "plain"]
-        sizes = unique(of_mode, "size")
-        if plain:
-            table = table_of(f"{mode}: milliseconds of a step", sizes, "growth")
+    for mode, mode_rows in groups(rows, "mode").items():
+        variants = groups(mode_rows, "variant")
+        sizes = list(groups(mode_rows, "size"))
+        powers = [f"2^{size.bit_length() - 1}" for size in sizes]
+        if plain := variants.get("plain"):
+            table = common.table(f"{mode}: milliseconds of a step", *powers, "growth")
             for name in plain[0]["seconds"]:
                 seconds = [row["seconds"][name] for row in plain]
                 cells = (f"{1e3 * s:{'.0f' if s > 0.1 else '.2g'}}" for s in seconds)
                 table.add_row(name, *cells, growth(sizes, seconds))
             console.print(table)
-        table = table_of(f"{mode}: {OURS} is so many times as fast as", sizes)
-        for variant in unique(of_mode, "variant"):
-            ratios = [row["ratio"] for row in of_mode if row["variant"] == variant]
-            for name in ratios[0]:
+        table = common.table(f"{mode}: {OURS} is so many times as fast as", *powers)
+        for variant, variant_rows in variants.items():
+            for name in variant_rows[0]["ratio"]:
                 if name == "memory" and variant != "plain":
                     continue
-                table.add_row(f"{name}, {variant}", *(f"{r[name]:.2f}" for r in ratios))
+                cells = (f"{row['ratio'][name]:.2f}" for row in variant_rows)
+                table.add_row(f"{name}, {variant}", *cells)
         console.print(table)
 
 
-def table_of(title, sizes, *more):
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.MARKDOWN, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for heading in (*(f"2^{size.bit_length() - 1}" for size in sizes), *more):
-        table.add_column(heading, justify="right")
-    return table
-
-
-def unique(rows, key):
-    return list(dict.fromkeys(row[key] for row in rows))
+def groups(rows, key):
+    """The rows for each value of key."""
+    found = {}
+    for row in rows:
+        found.setdefault(row[key], []).append(row)
+    return found
 
 
 def growth(sizes, seconds):
     """The slope of log time over log size: at 1, twice the size takes twice as long."""
-    import numpy as np
-
-    large = np.array(sizes) >= 2**LARGE
-    if large.sum() < 2:
+    points = zip(sizes, seconds, strict=True)
+    large = [map(math.log, point) for point in points if point[0] >= 2**LARGE]
+    if len(large) < 2:
         return "-"
-    slope, _ = np.polyfit(np.log(sizes)[large], np.log(seconds)[large], 1)
-    return f"{slope:.2f}"
+    return f"{statistics.linear_regression(*zip(*large, strict=True)).slope:.2f}"
 
 
 def draw(result, path):
     """Time against size, and below how many times as fast as Huber each variant is."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-    from steps import HUBER, OURS
-
-    rows = result["rows"]
-    modes = unique(rows, "mode")
-    figure, panels = plt.subplots(
-        2,
-        len(modes),
-        figsize=(1 + 4.5 * len(modes), 8),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
-    for mode, (above, below) in zip(modes, panels.T, strict=True):
-        of_mode = [row for row in rows if row["mode"] == mode]
-        plain = [row for row in of_mode if row["variant"] == "plain"]
+    modes = groups(result["rows"], "mode")
+    figure = Figure(figsize=(1 + 4.5 * len(modes), 8), layout="constrained")
+    panels = figure.subplots(2, len(modes), sharex=True, sharey="row", squeeze=False)
+    for (mode, rows), (above, below) in zip(modes.items(), panels.T, strict=True):
+        variants = groups(rows, "variant")
+        plain = variants.get("plain", [])
         for name in plain[0]["seconds"] if plain else ():
             above.loglog(
                 [row["size"] for row in plain],
@@ -218,11 +207,10 @@ def draw(result, path):
                 color="grey" if name == "memory" else None,
                 label=name,
             )
-        for variant in unique(of_mode, "variant"):
-            of_variant = [row for row in of_mode if row["variant"] == variant]
+        for variant, variant_rows in variants.items():
             below.plot(
-                [row["size"] for row in of_variant],
-                [row["ratio"][HUBER] for row in of_variant],
+                [row["size"] for row in variant_rows],
+                [row["ratio"][HUBER] for row in variant_rows],
                 marker="o",
                 label=variant,
             )

@@ -26,7 +26,7 @@ Step = Callable[[Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
 
 
 def exact_results() -> list[Row]:
-    """Rows of dtype, beta, error, value and slope, made by benchmarks/store_exact.py.
+    """Rows of dtype, beta, error, value and slope, made by tools/store_exact.py.
 
     Error and beta are given as the dtype holds them, value and slope to 25 digits.
     """

@@ -1,11 +1,11 @@
 """Within 1.5 units in the last place of the exact result, however it is run."""
 
-import exact
 import keras
 import mpmath
 import numpy as np
 import pytest
-from autodiff import BACKEND, to_numpy, value_and_gradients
+from helpers import exact
+from helpers.autodiff import BACKEND, to_numpy, value_and_gradients
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 

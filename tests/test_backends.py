@@ -5,7 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from autodiff import to_numpy
+from helpers.autodiff import to_numpy
 from helpers.pairwise import pairwise
 
 from keras_smoothl1.backends import Backend, backend

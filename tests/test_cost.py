@@ -6,7 +6,7 @@ here must grow, benchmarks/speed.py says what that costs.
 
 import numpy as np
 import pytest
-from autodiff import BACKEND
+from helpers.autodiff import BACKEND
 
 from keras_smoothl1 import SmoothL1Loss
 

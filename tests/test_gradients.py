@@ -1,9 +1,9 @@
 """Slopes, by the backend's autodiff."""
 
 import numpy as np
-import oracle
 import pytest
-from autodiff import value_and_gradients
+from helpers import oracle
+from helpers.autodiff import value_and_gradients
 from helpers.pairwise import pairwise
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss

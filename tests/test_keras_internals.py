@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from autodiff import BACKEND, to_numpy
+from helpers.autodiff import BACKEND, to_numpy
 
 from keras_smoothl1 import SmoothL1Loss
 from keras_smoothl1.keras_internals import get_keras_mask, scale_loss_for_distribution

@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-import oracle
 import pytest
-from autodiff import to_numpy
+from helpers import oracle
+from helpers.autodiff import to_numpy
 
 from keras_smoothl1 import SmoothL1Error
 

@@ -4,8 +4,8 @@ import json
 
 import keras
 import numpy as np
-import oracle
-from autodiff import BACKEND, to_numpy, value_and_gradients
+from helpers import oracle
+from helpers.autodiff import BACKEND, to_numpy, value_and_gradients
 from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -62,9 +62,9 @@ def test_value_and_gradient_are_those_of_the_oracle(case, hidden):
 
     y_true, y_pred = case.pop("y_true").copy(), case.pop("y_pred")
     weight, mask = case.pop("sample_weight"), case.pop("mask")
-    counts = oracle.spread(1.0 if weight is None else weight, y_pred.shape) != 0
+    counts = oracle.broadcast(1.0 if weight is None else weight, y_pred.shape) != 0
     if mask is not None:
-        counts = counts & (oracle.spread(mask, y_pred.shape) != 0)
+        counts = counts & (oracle.broadcast(mask, y_pred.shape) != 0)
     y_true[~counts] = hidden
 
     loss = SmoothL1Loss(**case)

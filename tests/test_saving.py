@@ -8,7 +8,7 @@ import cloudpickle
 import keras
 import numpy as np
 import pytest
-from autodiff import to_numpy
+from helpers.autodiff import to_numpy
 
 import keras_smoothl1
 from keras_smoothl1 import SmoothL1Error, SmoothL1Loss, smooth_l1_loss

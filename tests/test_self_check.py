@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import store_exact
-from autodiff import BACKEND
+from helpers.autodiff import BACKEND
 
 import keras_smoothl1
 from keras_smoothl1 import __main__ as command

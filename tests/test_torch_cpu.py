@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from autodiff import BACKEND
+from helpers.autodiff import BACKEND
 from keras.src.backend.common.masking import set_keras_mask
 
 from keras_smoothl1 import SmoothL1Loss

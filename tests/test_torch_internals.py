@@ -1,7 +1,7 @@
 """Fails the day torch moves or changes what torch/internals.py takes from inside it."""
 
 import pytest
-from autodiff import BACKEND
+from helpers.autodiff import BACKEND
 
 if BACKEND != "torch":
     pytest.skip("these are torch's", allow_module_level=True)

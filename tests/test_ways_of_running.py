@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-import oracle
 import pytest
-from autodiff import BACKEND, to_numpy, value_and_gradients
+from helpers import oracle
+from helpers.autodiff import BACKEND, to_numpy, value_and_gradients
 from helpers.pairwise import pairwise
 from packaging import version
 
@@ -36,7 +36,7 @@ def targets(weight):
     """Missing where they weigh nothing."""
     if weight is None:
         return Y_TRUE
-    weight = oracle.spread(weight, SHAPE)
+    weight = oracle.broadcast(weight, SHAPE)
     assert (weight == 0).any()
     return np.where(weight == 0, np.float32("nan"), Y_TRUE)
 

@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-import oracle
 import pytest
-from autodiff import to_numpy, value_and_gradients
+from helpers import oracle
+from helpers.autodiff import to_numpy, value_and_gradients
 from helpers.pairwise import pairwise
 from keras.src.backend.common.masking import set_keras_mask
 
@@ -168,7 +168,7 @@ def test_means_are_those_of_huber_over_beta(y_shape, reduction, with_mask):
         if weight is not None and (with_mask or reduction == "mean_with_sample_weight"):
             # Huber would broadcast the weight to the mask from the right, and divide by
             # the sum of the weights as they are, not as they are broadcast.
-            huber_weight = oracle.spread(weight, y_shape)[..., 0].copy()
+            huber_weight = oracle.broadcast(weight, y_shape)[..., 0].copy()
         y = masked(y_pred, mask) if with_mask else keras.ops.convert_to_tensor(y_pred)
         np.testing.assert_allclose(
             to_numpy(SmoothL1Loss(0.25, reduction)(y_true, y, weight)),

@@ -16,8 +16,8 @@ def value_and_slope(error, beta):
     return value, slope
 
 
-def spread(x, shape):
-    """Lines x up with shape from the left and repeats it over what is missing."""
+def broadcast(x, shape):
+    """Broadcasts x to shape, with the missing axes at the end instead of the start."""
     x = np.asarray(x)
     return np.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)
 
@@ -39,11 +39,11 @@ def loss_and_gradient(
     """
     y_true, y_pred = np.asarray(y_true, "float64"), np.asarray(y_pred, "float64")
     shape = y_pred.shape
-    weight = spread(1.0 if sample_weight is None else sample_weight, shape)
-    mask = spread(True if mask is None else mask, shape).astype(bool)
+    weight = broadcast(1.0 if sample_weight is None else sample_weight, shape)
+    mask = broadcast(True if mask is None else mask, shape).astype(bool)
     weight = np.where(mask, weight, 0.0)
-    counts = weight != 0
-    error = np.where(counts, y_pred, 0.0) - np.where(counts, y_true, 0.0)
+    valid = weight != 0
+    error = np.where(valid, y_pred, 0.0) - np.where(valid, y_true, 0.0)
     value, slope = value_and_slope(error, beta)
 
     axes = tuple(axis % len(shape) for axis in np.atleast_1d(reduce_dims).astype(int))

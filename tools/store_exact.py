@@ -1,13 +1,19 @@
 """Makes keras_smoothl1/exact_results.csv, with which users check their installation.
 
-    python benchmarks/store_exact.py > keras_smoothl1/exact_results.csv
+    python tools/store_exact.py > keras_smoothl1/exact_results.csv
 
 A row is left out where the exact value or slope is no normal number of its dtype.
 """
 
-import exact
+import pathlib
+import sys
+
 import mpmath
 import numpy as np
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
+
+from helpers import exact
 
 BETAS = {
     "float32": [2e-38, 1e-6, 1 / 9, 1.0, 1e4, 8e37],
@@ -30,9 +36,9 @@ def rows():
     for dtype, betas in BETAS.items():
         info, kind = np.finfo(dtype), np.dtype(dtype).type
         for beta in map(kind, betas):
-            given = errors(beta, dtype)
-            results = zip(*exact.value_and_slope(given, beta), strict=True)
-            for error, both in zip(given, results, strict=True):
+            inputs = errors(beta, dtype)
+            results = zip(*exact.value_and_slope(inputs, beta), strict=True)
+            for error, both in zip(inputs, results, strict=True):
                 if all(x == 0 or info.tiny <= abs(x) <= info.max for x in both):
                     yield (dtype, beta, error, *(mpmath.nstr(x, 25) for x in both))
             if beta == 1:

@@ -1,0 +1,1 @@
+"""What a result should be, and gradients by autodiff: for tests and benchmarks."""
