@@ -37,6 +37,10 @@ def setup(namespace):
     namespace["missing"] = lambda name: importlib.util.find_spec(name) is None
 
 
+def pytest_report_header():
+    return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
 pytest_collect_file = Sybil(
     parsers=[PythonBlockParser(), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],

@@ -76,6 +76,9 @@ SCRIPTS = {
 }
 mathjax_path = "mathjax.js"
 
+# With --tag short the examples run in seconds: the pages are built and checked, but
+# their figures and numbers are of too few steps.
+SHORT = tags.has("short")  # noqa: F821, which Sphinx defines
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -83,7 +86,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"/(flight_delays|boxes|images|missing_targets|custom_loops"
     r"|retinanet)\.py$",
     "ignore_pattern": r"\b(command_line|compare_weights|display|flights)\.py$",
-    "reset_argv": "programs.options_of_example",
+    "reset_argv": f"programs.{'short' if SHORT else 'long'}_form_of_example",
     "abort_on_example_error": True,
     "within_subsection_order": "programs.Order",
     "default_thumb_file": str(HERE / "generated" / "losses.png"),
@@ -106,7 +109,7 @@ def prepare(app):
             )
         shutil.copy(modules / path, generated / "static" / name)
     figures.draw_all(generated)
-    programs.run_all(generated)
+    programs.run_all(generated, short=SHORT)
 
 
 def add_scripts_of_figure(app, pagename, templatename, context, doctree):

@@ -22,6 +22,11 @@ RUNS = {
         + ["distributed_torch.py"],
     ),
 }
+# The options that stand for --short where an example does not have it.
+SHORT_FORMS = {
+    "flight_delays.py": ["--rows", "4000", "--epochs", "1"],
+    "backend_swap.py": ["--epochs", "1"],
+}
 ORDER = """
 flight_delays boxes images missing_targets custom_loops retinanet backend_swap
 distributed_jax distributed_torch distributed_tensorflow
@@ -38,7 +43,7 @@ class Order:
         return ORDER.split().index(pathlib.Path(file).stem)
 
 
-def run_all(folder):
+def run_all(folder, short):
     """Writes <name>.txt for each, and figures; but not anew, if nothing has changed."""
     inputs = [*ROOT.glob("examples/*.py"), *ROOT.glob("keras_smoothl1/**/*.py")]
     newest = max(path.stat().st_mtime for path in [*inputs, pathlib.Path(__file__)])
@@ -47,8 +52,9 @@ def run_all(folder):
         if text.is_file() and text.stat().st_mtime > newest:
             continue
         print(f"running {command[-1]}", flush=True)
+        options = SHORT_FORMS.get(command[0], []) if short else []
         printed = subprocess.run(
-            [sys.executable, *command, "--out", folder / name],
+            [sys.executable, *command, *options, "--out", folder / name],
             cwd=ROOT / "examples",
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "COLUMNS": "88"}
             | {"PYTHONIOENCODING": "utf-8"}
@@ -63,7 +69,13 @@ def run_all(folder):
         text.write_text(printed, encoding="utf-8")
 
 
-def options_of_example(gallery_conf, script_vars):
+def long_form_of_example(gallery_conf, script_vars):
     """For sphinx-gallery, which runs examples without options, and without __file__."""
     script_vars["example_globals"]["__file__"] = script_vars["src_file"]
     return []
+
+
+def short_form_of_example(gallery_conf, script_vars):
+    name = pathlib.Path(script_vars["src_file"]).name
+    long_form = long_form_of_example(gallery_conf, script_vars)
+    return long_form + SHORT_FORMS.get(name, ["--short"])

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "default",
-    max_examples=200,
+    max_examples=60,
     deadline=None,  # the first example of a shape is compiled
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("fuzz", settings.get_profile("default"), max_examples=2000)
+settings.register_profile("fuzz", settings.get_profile("default"), max_examples=600)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

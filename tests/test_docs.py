@@ -11,6 +11,7 @@ import shlex
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -44,16 +45,36 @@ COMMANDS = [
 ]
 
 
-def environments():
-    """The names of tox environments, with braces written out."""
+def tox_config():
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "tox.ini")
-    found = set(re.split(r",\s*", config["tox"]["env_list"]))
+    return config
+
+
+def labels():
+    """The environments of each label."""
+    lines = tox_config()["tox"]["labels"].strip().splitlines()
+    return {
+        label.strip(): expand_braces(names)
+        for label, names in (line.split("=") for line in lines)
+    }
+
+
+def environments():
+    """The names of all tox environments."""
+    config = tox_config()
+    found = expand_braces(config["tox"]["env_list"]).union(*labels().values())
     for section in config.sections():
-        if not section.startswith("testenv:"):
-            continue
-        parts = re.split(r"\{([^}]*)\}", section.removeprefix("testenv:"))
-        choices = [part.split(",") for part in parts]
+        if section.startswith("testenv:"):
+            found |= expand_braces(section.removeprefix("testenv:"))
+    return found
+
+
+def expand_braces(text):
+    """The names in a list such as `docs, {lowest,nightly}-jax`."""
+    found = set()
+    for name in re.findall(r"(?:\{[^}]*\}|[^\s,{])+", text):
+        choices = [part.split(",") for part in re.split(r"\{([^}]*)\}", name)]
         found |= {"".join(choice) for choice in itertools.product(*choices)}
     return found
 
@@ -66,12 +87,15 @@ def extras():
     return project()["optional-dependencies"]
 
 
-def pins():
-    """The packages that the tests have seen, with their versions."""
-    found = re.findall(
-        r"^([\w-]+)==(.+)$", read(ROOT / "constraints.txt"), re.MULTILINE
-    )
-    return dict(found)
+def pins(python="3.11"):
+    """The packages that the tests have seen on a Python, with their versions."""
+    lines = read(ROOT / "constraints.txt").splitlines()
+    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {
+        pin.name: str(pin.specifier).removeprefix("==")
+        for pin in found
+        if pin.marker is None or pin.marker.evaluate({"python_version": python})
+    }
 
 
 def check_packages(packages):
@@ -97,12 +121,6 @@ def check_tests(words):
             assert (ROOT / path).is_file()
         case _:
             pytest.fail(f"No check knows what {words} should name.")
-
-
-def labels():
-    config = configparser.ConfigParser(interpolation=None)
-    config.read(ROOT / "tox.ini")
-    return set(re.findall(r"^(\w+) =", config["tox"]["labels"], re.MULTILINE))
 
 
 def check_tox(words):
@@ -161,16 +179,23 @@ def test_each_block_of_code_is_of_a_kind_that_is_run_or_meant_to_be_shown(page):
 
 def test_the_table_of_versions_is_that_of_the_project():
     table = read(ROOT / "README.md").partition("## Versions")[2]
-    header, _, *rows = re.findall(r"^\|(.*)\|$", table, re.MULTILINE)
-    for name in extras().keys() - {"all"}:
-        assert f" {name} {pins()[name]} ".lower() in header.lower()
-    pythons = {row.split("|")[0].strip() for row in rows}
-    kerases = {row.split("|")[1].strip() for row in rows}
-    prefix = "Programming Language :: Python :: "
-    assert {prefix + python for python in pythons} <= set(project()["classifiers"])
-    assert len(pythons) == sum(prefix in line for line in project()["classifiers"])
-    assert f"python{project()['requires-python']}" == f"python>={min(pythons)}"
+    header, _, *rows = (
+        [cell.strip() for cell in line.split("|")]
+        for line in re.findall(r"^\|(.*)\|$", table, re.MULTILINE)
+    )
+    backends = extras().keys() - {"all"}
+    assert {name.lower() for name in header[2:]} == backends
     oldest = re.search(r"lowest: .* keras==(\S+)", read(ROOT / "tox.ini"))[1]
-    assert {oldest, pins()["keras"]} < kerases
+    pythons = {row[0] for row in rows}
+    for python, keras, *versions in rows:
+        if keras == "nightly":
+            continue
+        assert keras in (oldest, pins(python)["keras"])
+        for name, version in zip(header[2:], versions, strict=True):
+            assert version.startswith(pins(python)[name.lower()])
+    prefix = "Programming Language :: Python :: "
+    supported = {line for line in project()["classifiers"] if prefix in line}
+    assert {prefix + python for python in pythons} == supported
+    assert f"python{project()['requires-python']}" == f"python>={min(pythons)}"
     (keras,) = project()["dependencies"]
     assert keras == f"keras>={oldest.removesuffix('.0')}"

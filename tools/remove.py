@@ -1,0 +1,10 @@
+"""Removes folders, which the next command makes anew.
+
+python tools/remove.py FOLDER [FOLDER ...]
+"""
+
+import shutil
+import sys
+
+for folder in sys.argv[1:]:
+    shutil.rmtree(folder, ignore_errors=True)
