@@ -8,6 +8,7 @@ import pytest
 from helpers.autodiff import to_numpy
 from helpers.pairwise import pairwise
 
+from keras_smoothl1 import backends
 from keras_smoothl1.backends import Backend, backend
 
 RNG = np.random.default_rng(7)
@@ -28,6 +29,11 @@ def test_a_backend_overrides_what_the_interface_has_with_the_same_parameters():
             )
             kinds = [(x.name, x.kind, x.default) for x in own]
             assert kinds == [(x.name, x.kind, x.default) for x in reference]
+
+
+def test_a_backend_without_a_class_of_its_own_has_the_reference(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "openvino")
+    assert type(backends._backend_of_keras()) is Backend
 
 
 def same(method, *arguments, **settings):
@@ -88,3 +94,9 @@ def test_quotients(y):
 def test_where_or_zero_has_no_nan_from_elsewhere():
     missing = tensor(np.array([np.nan, np.inf, 3], "float32"))
     same("where_or_zero", tensor(np.array([False, False, True])), missing)
+
+
+def test_a_shape_that_is_another_tensors():
+    x, y = tensor(Y_TRUE), tensor(Y_TRUE.reshape(6, -1))
+    same("reshape_like", x, y)
+    same("expand_rank_like", tensor(Y_TRUE[0, 0]), x)

@@ -11,8 +11,8 @@ RNG = np.random.default_rng(5)
 X = RNG.normal(size=(32, 4)).astype("float32")
 Y = (X @ RNG.normal(size=(4, 3))).astype("float32")
 
-RUNS = [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}]
-RUN = pytest.mark.parametrize("run", RUNS, ids=["eager", "graph", "jit"])
+EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}
+RUN = pytest.mark.parametrize("run", [EAGER, GRAPH, JIT], ids=["eager", "graph", "jit"])
 
 
 def improves(history, times=0.9):
@@ -21,8 +21,12 @@ def improves(history, times=0.9):
     return losses[-1] < times * losses[0]
 
 
-@RUN
-@pytest.mark.parametrize("beta", [1 / 9, (0.1, 1.0, 10.0)])
+BETAS = (0.1, 1.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("run", "beta"), [(EAGER, 1 / 9), (EAGER, BETAS), (GRAPH, 1 / 9), (JIT, BETAS)]
+)
 def test_one_output(run, beta):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile(
@@ -85,8 +89,10 @@ def test_the_function_as_a_loss(run):
     reason="a nightly build of Keras 3.16 drops masks in recurrent layers",
     strict=True,
 )
-@RUN
-@pytest.mark.parametrize("layer", ["embedding", "masking"])
+@pytest.mark.parametrize(
+    ("run", "layer"),
+    [(EAGER, "embedding"), (GRAPH, "embedding"), (GRAPH, "masking"), (JIT, "masking")],
+)
 def test_masked_steps_do_not_train(run, layer):
     """Targets of masked steps are NaN: one that counted would show."""
     if layer == "embedding":
@@ -113,7 +119,7 @@ def test_masked_steps_do_not_train(run, layer):
 
 
 @pairwise(
-    run=RUNS,
+    run=[EAGER, GRAPH, JIT],
     reduce_dims=[None, (1, 2, 3)],
     weight_shape=[(8,), (8, 6), (8, 6, 6, 2)],
 )

@@ -17,36 +17,50 @@ SCRIPT = pathlib.Path(__file__).with_name("train_and_save.py")
 BACKENDS = ("jax", "tensorflow", "torch")
 
 
-def run(backend, action, folder):
+def run(backend, action, *folders):
+    """The results of train_and_save.py on a backend, one for each folder."""
     process = subprocess.run(
-        [sys.executable, SCRIPT, action, folder],
+        [sys.executable, SCRIPT, action, *folders],
         env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    result = json.loads(process.stdout.splitlines()[-1])
-    assert result.pop("backend") == backend
-    return result
+    printed = json.loads(process.stdout.splitlines()[-1])
+    assert printed["backend"] == backend
+    return printed["results"]
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    models = {}
-    for backend in BACKENDS:
-        folder = tmp_path_factory.mktemp(backend)
-        models[backend] = folder, run(backend, "save", folder)
-    return models
+def folders(tmp_path_factory):
+    return {backend: tmp_path_factory.mktemp(backend) for backend in BACKENDS}
+
+
+@pytest.fixture(scope="module")
+def saved(folders):
+    """What training on gives on the backend that a model was saved on."""
+    return {backend: run(backend, "save", folders[backend])[0] for backend in BACKENDS}
+
+
+@pytest.fixture(scope="module")
+def loaded(folders, saved):
+    """What training on gives on the second backend, by the first and the second."""
+    return {
+        (first, second): result
+        for second in BACKENDS
+        for first, result in zip(
+            BACKENDS, run(second, "check", *folders.values()), strict=True
+        )
+    }
 
 
 @pytest.mark.parametrize(
     ("first", "second"), list(itertools.product(BACKENDS, repeat=2))
 )
 def test_a_model_saved_on_the_first_goes_on_training_on_the_second(
-    saved, first, second
+    saved, loaded, first, second
 ):
-    folder, expected = saved[first]
-    result = run(second, "check", folder)
+    result, expected = loaded[first, second], saved[first]
     assert result["config"] == expected["config"]
     assert np.isfinite(expected["evaluation"]).all()
     np.testing.assert_allclose(result["evaluation"], expected["evaluation"], rtol=1e-5)

@@ -1,9 +1,9 @@
-"""Trains a model on the backend of this process and saves it, or loads and checks one.
+"""Trains a model on the backend of this process and saves it, or loads and checks some.
 
     python train_and_save.py save FOLDER
-    python train_and_save.py check FOLDER
+    python train_and_save.py check FOLDER [FOLDER ...]
 
-Each prints one line of JSON.
+It prints one line of JSON: the results of each folder.
 """
 
 import json
@@ -63,6 +63,7 @@ def check(folder):
 
 
 if __name__ == "__main__":
-    action, folder = sys.argv[1:]
-    result = {"save": save, "check": check}[action](pathlib.Path(folder))
-    print(json.dumps({"backend": keras.backend.backend(), **result}))
+    action, *folders = sys.argv[1:]
+    run = {"save": save, "check": check}[action]
+    results = [run(pathlib.Path(folder)) for folder in folders]
+    print(json.dumps({"backend": keras.backend.backend(), "results": results}))
