@@ -76,9 +76,8 @@ SCRIPTS = {
 }
 mathjax_path = "mathjax.js"
 
-# With --tag short the examples run in seconds: the pages are built and checked, but
-# their figures and numbers are of too few steps.
-SHORT = tags.has("short")  # noqa: F821, which Sphinx defines
+# With --tag pages_only the examples are shown and not run: the tests run them, too.
+RUN_EXAMPLES = not tags.has("pages_only")  # noqa: F821, which Sphinx defines
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -86,7 +85,8 @@ sphinx_gallery_conf = {
     "filename_pattern": r"/(flight_delays|boxes|images|missing_targets|custom_loops"
     r"|retinanet)\.py$",
     "ignore_pattern": r"\b(command_line|compare_weights|display|flights)\.py$",
-    "reset_argv": f"programs.{'short' if SHORT else 'long'}_form_of_example",
+    "reset_argv": "programs.options_of_example",
+    "plot_gallery": RUN_EXAMPLES,
     "abort_on_example_error": True,
     "within_subsection_order": "programs.Order",
     "default_thumb_file": str(HERE / "generated" / "losses.png"),
@@ -109,7 +109,10 @@ def prepare(app):
             )
         shutil.copy(modules / path, generated / "static" / name)
     figures.draw_all(generated)
-    programs.run_all(generated, short=SHORT)
+    if RUN_EXAMPLES:
+        programs.run_all(generated)
+    else:
+        programs.leave_out(generated)
 
 
 def add_scripts_of_figure(app, pagename, templatename, context, doctree):

@@ -22,11 +22,6 @@ RUNS = {
         + ["distributed_torch.py"],
     ),
 }
-# The options that stand for --short where an example does not have it.
-SHORT_FORMS = {
-    "flight_delays.py": ["--rows", "4000", "--epochs", "1"],
-    "backend_swap.py": ["--epochs", "1"],
-}
 ORDER = """
 flight_delays boxes images missing_targets custom_loops retinanet backend_swap
 distributed_jax distributed_torch distributed_tensorflow
@@ -43,7 +38,7 @@ class Order:
         return ORDER.split().index(pathlib.Path(file).stem)
 
 
-def run_all(folder, short):
+def run_all(folder):
     """Writes <name>.txt for each, and figures; but not anew, if nothing has changed."""
     inputs = [*ROOT.glob("examples/*.py"), *ROOT.glob("keras_smoothl1/**/*.py")]
     newest = max(path.stat().st_mtime for path in [*inputs, pathlib.Path(__file__)])
@@ -52,9 +47,8 @@ def run_all(folder, short):
         if text.is_file() and text.stat().st_mtime > newest:
             continue
         print(f"running {command[-1]}", flush=True)
-        options = SHORT_FORMS.get(command[0], []) if short else []
         printed = subprocess.run(
-            [sys.executable, *command, *options, "--out", folder / name],
+            [sys.executable, *command, "--out", folder / name],
             cwd=ROOT / "examples",
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "COLUMNS": "88"}
             | {"PYTHONIOENCODING": "utf-8"}
@@ -69,13 +63,16 @@ def run_all(folder, short):
         text.write_text(printed, encoding="utf-8")
 
 
-def long_form_of_example(gallery_conf, script_vars):
+def leave_out(folder):
+    """Writes what stands on the pages for each program that has not run."""
+    for name in RUNS:
+        text = folder / f"{name}.txt"
+        text.write_text("(not run for this build)", encoding="utf-8")
+        os.utime(text, (0, 0))  # older than all inputs, so that `run_all` replaces it
+    shutil.copy(folder / "losses.png", folder / "swap.png")
+
+
+def options_of_example(gallery_conf, script_vars):
     """For sphinx-gallery, which runs examples without options, and without __file__."""
     script_vars["example_globals"]["__file__"] = script_vars["src_file"]
     return []
-
-
-def short_form_of_example(gallery_conf, script_vars):
-    name = pathlib.Path(script_vars["src_file"]).name
-    long_form = long_form_of_example(gallery_conf, script_vars)
-    return long_form + SHORT_FORMS.get(name, ["--short"])
