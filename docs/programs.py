@@ -6,6 +6,7 @@ backend or for many devices, run here, and what they print is kept.
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def run_all(folder):
         for figure in (folder / name).glob("*.png"):
             shutil.copy(figure, folder)
         printed = printed.replace(f"{folder}{os.sep}{name}", "results")
+        # JAX's processes log how they find each other.
+        printed = re.sub(r"^\[Gloo\].*\n", "", printed, flags=re.MULTILINE)
         text.write_text(printed, encoding="utf-8")
 
 
