@@ -97,7 +97,7 @@ def test_masked_steps_do_not_train(run, layer):
     """Targets of masked steps are NaN: one that counted would show."""
     if layer == "embedding":
         first = keras.layers.Embedding(10, 4, mask_zero=True)
-        x = RNG.integers(1, 10, size=(16, 5))
+        x = RNG.integers(1, 10, size=(16, 5), dtype="int32")
     else:
         first = keras.layers.Masking()
         x = RNG.normal(size=(16, 5, 4)).astype("float32")

@@ -134,7 +134,7 @@ def test_what_changes_no_operation_is_no_mode(run):
         *("jit.trace", "make_fx", "make_fx fake", "make_fx symbolic", "dual tensors"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*is:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is")
 def test_each_mode_and_transformation_of_torch_is_told(run):
     assert not seen_inside(run)
 
