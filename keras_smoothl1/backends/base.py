@@ -83,7 +83,8 @@ class Backend:
     ) -> Tensor:
         """Returns the weighted losses summed over axes, or all, over the divisor.
 
-        It is 0 where the divisor is.
+        It is 0 where the divisor is. The divisor is a scalar, or has the shape of the
+        sum, with axes of size 1.
         """
         losses = self.weighted_losses(y_true, y_pred, beta, weight)
         return self.divide_no_nan(self.sum(losses, axes), divisor)
@@ -100,7 +101,7 @@ class Backend:
         return self.xp.where(condition, x, self.xp.zeros_like(x))
 
     def divide_no_nan(self, x: Tensor, y: Size) -> Tensor:
-        """Returns x / y, and 0 where y is 0. A y of 0 must be the size of nothing."""
+        """Returns x / y, and 0 where y is 0. An int of 0 counts nothing."""
         if isinstance(y, int):
             # A sum of nothing is 0 itself. JAX has no ints beyond 2^31.
             return x / float(max(y, 1))

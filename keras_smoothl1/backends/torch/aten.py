@@ -16,9 +16,9 @@ NONE, SUM = 0, 2  # torch's numbers for reductions
 
 
 def supports(y_true: torch.Tensor, y_pred: torch.Tensor) -> bool:
-    """Whether these plain tensors are large enough, and need no copy to be in order.
+    """Whether these plain tensors are large, and contiguous unless above a block.
 
-    Of more than a block, only a copy of both is needed, and pays.
+    Above a block a contiguous copy pays.
     """
     size = y_pred.numel()
     return size > SMALL and (

@@ -25,13 +25,13 @@ def supports(
     beta: Beta | torch.Tensor,
     weight: torch.Tensor | None,
 ) -> bool:
-    """Whether the walk takes these: plain tensors, computed at once, y_pred's gradient.
+    """Whether these are plain tensors, and no gradient but y_pred's is needed.
 
-    A weight has to be one for each row of neighbours, with whole sets of betas.
+    Each weight must belong to neighbouring elements, and with several betas to whole
+    last axes.
     """
     return (
         isinstance(beta, float | tuple)
-        and not torch.compiler.is_compiling()
         and internals.no_mode_is_active()
         and internals.is_plain_cpu_tensor(y_pred)
         and internals.is_plain_cpu_tensor(y_true)

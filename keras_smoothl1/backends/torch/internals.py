@@ -2,9 +2,9 @@
 
 - The dispatch keys of a tensor, and those that torch's modes add to each call. In two
   comparisons they say that a tensor is a plain one on a CPU, and that neither
-  torch.func, FakeTensorMode, make_fx, torch.jit.trace nor any other mode is active, be
-  it one that does not exist yet. No public function tells. A subclass may have the keys
-  of a plain tensor, so the class is compared, too.
+  torch.func, FakeTensorMode, make_fx, torch.jit.trace nor any other mode that changes
+  how operations are dispatched is active. There is no public function for that. A
+  subclass may have the keys of a plain tensor, so the class is compared, too.
 - The level of forward-mode autodiff: the keys of a dual tensor are a plain one's, too.
 - torch's own kernels of this loss, which can write to a buffer. The functions in
   torch.nn.functional cannot.
@@ -54,8 +54,10 @@ def is_plain_cpu_tensor(x: torch.Tensor) -> bool:
 
 
 def no_mode_is_active() -> bool:
-    """Whether an operation is computed at once, as it stands, and never again.
-
-    torch.compile does not trace this: ask `torch.compiler.is_compiling()` before.
-    """
-    return _keys_of_modes().raw_repr() in _NO_MODE and forward_ad._current_level < 0
+    """Whether an operation is computed at once, as it stands, and never again."""
+    return (
+        # First, since torch.compile cannot trace the rest.
+        not torch.compiler.is_compiling()
+        and _keys_of_modes().raw_repr() in _NO_MODE
+        and forward_ad._current_level < 0
+    )
