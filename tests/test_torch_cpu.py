@@ -200,6 +200,16 @@ def test_forward_mode_is_refused_and_not_silently_zero():
             SmoothL1Loss()(y_true, x)
 
 
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_targets_may_come_from_inference_mode(reduction):
+    with torch.inference_mode():
+        y_true = torch.zeros(3, 2)
+    y_pred = torch.full((3, 2), 3.0, requires_grad=True)
+    SmoothL1Loss(reduction=reduction)(y_true, y_pred).sum().backward()
+    share = 1 / 6 if reduction == "mean" else 1.0
+    torch.testing.assert_close(y_pred.grad, torch.full((3, 2), share))
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 1, 1), (7, 300, 1)])
 def test_a_weight_for_many_elements_is_walked_in_blocks(monkeypatch, shape):
     monkeypatch.setattr(cpu, "BLOCK_SIZE", 1000)

@@ -36,6 +36,8 @@ def supports(
         and internals.is_plain_cpu_tensor(y_pred)
         and internals.is_plain_cpu_tensor(y_true)
         and not y_true.requires_grad
+        # A tensor of torch.inference_mode() cannot be saved for the backward pass.
+        and not (y_pred.requires_grad and y_true.is_inference())
         and y_pred.numel() > 0
         and (
             weight is None
@@ -152,7 +154,8 @@ def _forward(
             slope = _to_losses_and_slopes(error, beta, weight)
             if divisor is None:
                 return error, slope
-            return error.sum().div_(divisor), slope.mul_(1 / divisor)
+            gradient = slope.mul_(1 / divisor) if needs_grad else None
+            return error.sum().div_(divisor), gradient
     y_pred, y_true = y_pred.contiguous(), y_true.contiguous()
     if divisor is None:
         return _losses_in_blocks(needs_grad, y_pred, y_true, weight, beta)
