@@ -101,7 +101,7 @@ class Backend:
         return self.xp.where(condition, x, self.xp.zeros_like(x))
 
     def divide_no_nan(self, x: Tensor, y: Size) -> Tensor:
-        """Returns x / y, and 0 where y is 0. An int of 0 counts nothing."""
+        """Returns x / y, and 0 where y is 0. An int is a number of elements."""
         if isinstance(y, int):
             # A sum of nothing is 0 itself. JAX has no ints beyond 2^31.
             return x / float(max(y, 1))

@@ -166,8 +166,8 @@ def _weighted_sum(
 
     @tf.custom_gradient
     def zero(weight: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-        # Carries the gradient by the weight, and is not run where nobody asks for that:
-        # eagerly, one custom_gradient for both would compute both.
+        # Adds the gradient with respect to the weight, computed only when it is asked
+        # for: eagerly, one custom_gradient for both would compute both.
         def gradient(grad_output: tf.Tensor) -> tf.Tensor:
             known = tf.where(weight != 0, error, tf.zeros_like(error))
             with tf.GradientTape() as tape:

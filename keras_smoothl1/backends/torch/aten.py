@@ -16,9 +16,9 @@ NONE, SUM = 0, 2  # torch's numbers for reductions
 
 
 def supports(y_true: torch.Tensor, y_pred: torch.Tensor) -> bool:
-    """Whether these plain tensors are large, and contiguous unless above a block.
+    """Whether these plain tensors are large enough.
 
-    Above a block a contiguous copy pays.
+    Up to one block they must also be contiguous; above that, copying them pays.
     """
     size = y_pred.numel()
     return size > SMALL and (

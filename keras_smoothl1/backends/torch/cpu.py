@@ -27,8 +27,8 @@ def supports(
 ) -> bool:
     """Whether these are plain tensors, and no gradient but y_pred's is needed.
 
-    Each weight must belong to neighbouring elements, and with several betas to whole
-    last axes.
+    Each weight must cover one contiguous run of elements. With several betas, that run
+    must span at least the whole last axis.
     """
     return (
         isinstance(beta, float | tuple)
@@ -209,8 +209,8 @@ def _blocks(
 ) -> tuple[list[tuple[Any, ...]], Any]:
     """The blocks of tensors and weight, as rows, and beta for each entry of a row.
 
-    A row has one weight, and whole sets of betas: many of them, since to repeat a few
-    numbers takes long.
+    All elements of a row share one weight. With several betas, a row holds many
+    complete sets of them, because broadcasting a short vector is slow.
     """
     size = y_pred.numel()
     bounds: Any = beta

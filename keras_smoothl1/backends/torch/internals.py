@@ -54,7 +54,7 @@ def is_plain_cpu_tensor(x: torch.Tensor) -> bool:
 
 
 def no_mode_is_active() -> bool:
-    """Whether an operation is computed at once, as it stands, and never again."""
+    """Whether operations run at once and unmodified, with nothing recording them."""
     return (
         # First, since torch.compile cannot trace the rest.
         not torch.compiler.is_compiling()
