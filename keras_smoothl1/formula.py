@@ -12,10 +12,10 @@ beta = 1 / sigma²):
     curvature(d) = 1 / beta          if |d| < beta
                  = 0                 otherwise
 
-With c = clip(d, -beta, beta) both branches are one: slope = c / beta, and
-value = slope · (d - c / 2). d² is never formed: it leaves the range of the dtype long
-before the loss does. Since the quotient of an error below beta rounds to less than 1,
-|slope| < 1 tells the branches apart, too.
+d² is never formed: it leaves the range of the dtype long before the loss does. With
+c = clip(d, -beta, beta) both branches are one: slope = c / beta, and
+value = slope · (d - c / 2). Since the quotient of an error below beta rounds to less
+than 1, |slope| < 1 tells the branches apart, too.
 
 The derivatives by beta are -slope² / 2 for the value, and -slope · curvature for the
 slope.
@@ -27,7 +27,6 @@ are faster, and `keras.ops.where`, `minimum` and `maximum` round float64 to floa
 NumPy and torch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,12 +49,28 @@ def value_and_slope(
     return slope * (error - 0.5 * clipped), slope
 
 
+# Autodiff gets the next two right, in any mode and to any order: neither branch sees
+# what belongs to the other, so none multiplies infinity by 0.
+
+
 def value(error: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:
-    return value_and_slope(error, beta, xp=xp)[0]
+    quadratic, near, divisor = _quadratic_branch(error, beta, xp)
+    far = xp.abs(error) - 0.5 * beta
+    return xp.where(quadratic, near / divisor * (0.5 * near), far)
 
 
 def slope(error: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:
-    return value_and_slope(error, beta, xp=xp)[1]
+    quadratic, near, divisor = _quadratic_branch(error, beta, xp)
+    return xp.where(quadratic, near / divisor, xp.sign(error))
+
+
+def _quadratic_branch(
+    error: Tensor, beta: Tensor, xp: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    quadratic = xp.abs(error) < beta
+    near = xp.where(quadratic, error, xp.zeros_like(error))
+    # Chosen per element, so that no compiler multiplies by 1 / beta here, either.
+    return quadratic, near, xp.where(quadratic, beta, xp.ones_like(error))
 
 
 def curvature(slope: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:
@@ -75,27 +90,3 @@ def half_underflows(beta: Beta, dtype: str) -> bool:
     """Whether beta / 2 is no normal number, which XLA and TensorFlow flush to 0."""
     smallest = min(beta) if isinstance(beta, tuple) else beta
     return smallest / 2 < SMALLEST_NORMAL[dtype]
-
-
-def value_of_scaled_beta(
-    smooth_l1: Callable[[Tensor, Beta], Tensor],
-    error: Tensor,
-    beta: Beta,
-    dtype: str,
-    *,
-    xp: Any = ops,
-) -> Tensor:
-    """The value by `smooth_l1`, where half of a beta underflows.
-
-    The loss of k times the error with k times beta is k times the loss. From an error
-    of 1 on such a beta is far below the last digit of |d| - beta / 2.
-    """
-    numbers = beta if isinstance(beta, tuple) else (beta,)
-    scales = [2.0**60 if half_underflows(n, dtype) else 1.0 for n in numbers]
-    scaled = tuple(n * k for n, k in zip(numbers, scales, strict=True))
-    single = len(numbers) == 1
-    scale = ops.convert_to_tensor(scales[0] if single else scales, dtype=dtype)
-    far = (xp.abs(error) >= 1) & (scale > 1)
-    near = xp.where(far, xp.zeros_like(error), error) * scale
-    loss = smooth_l1(near, scaled[0] if single else scaled)
-    return xp.where(far, xp.abs(error), loss / scale)

@@ -139,17 +139,22 @@ def squeeze_or_expand(y_true: Tensor, y_pred: Tensor) -> Tensor:
     true_shape, pred_shape = backend.static_shape(y_true), backend.static_shape(y_pred)
     if true_shape is None or pred_shape is None:
         return backend.reshape_like(y_true, y_pred)
-    if true_shape == pred_shape or _may_equal(true_shape, pred_shape):
+    if true_shape == pred_shape and None not in true_shape:
         return y_true
-    if true_shape[-1:] == (1,) and _may_equal(true_shape[:-1], pred_shape):
-        return ops.squeeze(y_true, axis=-1)
-    if pred_shape[-1:] == (1,) and _may_equal(true_shape, pred_shape[:-1]):
-        return ops.expand_dims(y_true, axis=-1)
-    raise ValueError(
-        "y_true and y_pred must have the same shape; only a trailing dimension of 1 "
-        "may be missing on one of them. "
-        f"Received: y_true of shape {true_shape}, y_pred of shape {pred_shape}"
-    )
+    shape = true_shape
+    if len(shape) == len(pred_shape) + 1 and shape[-1] in (1, None):
+        y_true, shape = ops.squeeze(y_true, axis=-1), shape[:-1]
+    elif len(shape) + 1 == len(pred_shape):
+        y_true, shape = ops.expand_dims(y_true, axis=-1), (*shape, 1)
+    if not _may_equal(shape, pred_shape):
+        raise ValueError(
+            "y_true and y_pred must have the same shape; only a trailing dimension of "
+            "1 may be missing on one of them. "
+            f"Received: y_true of shape {true_shape}, y_pred of shape {pred_shape}"
+        )
+    if None in shape or None in pred_shape:
+        return backend.ensure_same_shape(y_true, y_pred)
+    return y_true
 
 
 def _may_equal(a: Shape, b: Shape) -> bool:
@@ -162,8 +167,8 @@ def align(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
     """Gives a weight or mask y_pred's rank, by dimensions of 1 on the right."""
     shape, pred_shape = backend.static_shape(x), backend.static_shape(y_pred)
     if shape is None or pred_shape is None:
-        return backend.expand_rank_like(x, y_pred)
-    if len(shape) == len(pred_shape) + 1 and shape[-1] == 1:
+        return backend.expand_rank_like(x, y_pred, name)
+    if len(shape) == len(pred_shape) + 1 and shape[-1] in (1, None):
         x, shape = ops.squeeze(x, axis=-1), shape[:-1]
     fits = len(shape) <= len(pred_shape) and all(
         size in (1, None) or pred_size in (size, None)
@@ -175,7 +180,10 @@ def align(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
             "dimensions must be y_pred's or 1, and only the last ones may be missing. "
             f"Received: {name} of shape {shape}, y_pred of shape {pred_shape}"
         )
-    return backend.expand_rank_like(x, y_pred)
+    x = backend.expand_rank_like(x, y_pred, name)
+    if None in shape or None in pred_shape:
+        return backend.ensure_broadcastable(x, y_pred, name)
+    return x
 
 
 def broadcast_sum(x: Tensor | None, y: Tensor, axes: Axes | None = None) -> Size:

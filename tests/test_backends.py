@@ -96,7 +96,10 @@ def test_where_or_zero_has_no_nan_from_elsewhere():
     same("where_or_zero", tensor(np.array([False, False, True])), missing)
 
 
-def test_a_shape_that_is_another_tensors():
-    x, y = tensor(Y_TRUE), tensor(Y_TRUE.reshape(6, -1))
-    same("reshape_like", x, y)
-    same("expand_rank_like", tensor(Y_TRUE[0, 0]), x)
+@pytest.mark.parametrize("shape", [(4, 6, 32), (4, 6, 32, 1)])
+def test_shapes_that_fit_those_of_y_pred(shape):
+    y_pred = tensor(Y_PRED)
+    same("reshape_like", tensor(Y_TRUE.reshape(shape)), y_pred)
+    same("ensure_same_shape", tensor(Y_TRUE), y_pred)
+    same("ensure_broadcastable", tensor(WEIGHT[:, :1]), y_pred, "sample_weight")
+    same("expand_rank_like", tensor(WEIGHT[:, 0, 0]), y_pred, "sample_weight")

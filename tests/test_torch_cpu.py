@@ -191,15 +191,6 @@ def test_a_jacobian_of_all_rows_at_once(reduction):
     torch.testing.assert_close(rows, one_by_one)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
-def test_forward_mode_is_refused_and_not_silently_zero():
-    y_true, y_pred = torch.randn(2, 3, 2)
-    with torch.autograd.forward_ad.dual_level():
-        x = torch.autograd.forward_ad.make_dual(y_pred, torch.ones(3, 2))
-        with pytest.raises(NotImplementedError, match="forward mode AD"):
-            SmoothL1Loss()(y_true, x)
-
-
 @pytest.mark.parametrize("reduction", ["mean", None])
 def test_targets_may_come_from_inference_mode(reduction):
     with torch.inference_mode():

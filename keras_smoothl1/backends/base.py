@@ -38,18 +38,41 @@ class Backend:
         if isinstance(beta, float | tuple):
             dtype = keras.backend.standardize_dtype(error.dtype)
             if formula.half_underflows(beta, dtype):
-                return formula.value_of_scaled_beta(
-                    self._smooth_l1, error, beta, dtype, xp=self.xp
-                )
+                return self._smooth_l1_by_scaling(error, beta, dtype)
         return self._smooth_l1(error, beta)
+
+    def _smooth_l1_by_scaling(self, error: Tensor, beta: Beta, dtype: str) -> Tensor:
+        """Like `smooth_l1`, where half of a beta underflows.
+
+        The loss of k times the error with k times beta is k times the loss. From an
+        error of 1 on such a beta is far below the last digit of |d| - beta / 2.
+        """
+        xp, single = self.xp, isinstance(beta, float)
+        numbers = beta if isinstance(beta, tuple) else (beta,)
+        scales = tuple(
+            2.0**60 if formula.half_underflows(n, dtype) else 1.0 for n in numbers
+        )
+        scaled = tuple(n * k for n, k in zip(numbers, scales, strict=True))
+        scale = self.beta_tensor(scales[0] if single else scales, error)
+        far = (xp.abs(error) >= 1) & (scale > 1)
+        near = self.where_or_zero(~far, error) * scale
+        losses = self._smooth_l1(near, scaled[0] if single else scaled)
+        return xp.where(far, xp.abs(error), losses / scale)
 
     def _smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> Tensor:
         """Like `smooth_l1`, for a beta whose half does not underflow.
 
-        This one leaves the slope to the autodiff of the value, where there is one.
+        This one leaves the slope to autodiff, which can do so in any mode.
         """
-        tensor_beta = ops.convert_to_tensor(beta, dtype=error.dtype)
-        return formula.value(error, tensor_beta, xp=self.xp)
+        return formula.value(error, self.beta_tensor(beta, error), xp=self.xp)
+
+    def beta_tensor(self, beta: Beta | Tensor, error: Tensor) -> Tensor:
+        """Returns beta in error's dtype, and in its rank unless it is a scalar."""
+        tensor = ops.convert_to_tensor(beta, dtype=error.dtype)
+        shape = self.static_shape(error)
+        if not isinstance(beta, tuple) or shape is None:
+            return tensor
+        return ops.reshape(tensor, (*(1,) * (len(shape) - 1), len(beta)))
 
     def weighted_losses(
         self,
@@ -133,13 +156,30 @@ class Backend:
             [n if isinstance(n, int) else ops.cast(n, x.dtype) for n in sizes]
         )
 
-    def reshape_like(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns x in the shape of y, where either rank is not known yet."""
-        return ops.reshape(x, ops.shape(y))
+    def ensure_same_shape(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Returns y_true; where sizes are not known, if the step finds y_pred's."""
+        return y_true
 
-    def expand_rank_like(self, x: Tensor, y: Tensor) -> Tensor:
-        """Appends dimensions of 1 to x, up to the rank of y."""
-        missing = len(y.shape) - len(x.shape)
+    def ensure_broadcastable(self, x: Tensor, y_pred: Tensor, name: str) -> Tensor:
+        """Returns x, a weight or mask of y_pred's rank called name.
+
+        Where sizes are not known, if the step finds y_pred's or 1.
+        """
+        return x
+
+    def reshape_like(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Returns y_true in the shape of y_pred, where either rank is not known.
+
+        A trailing dimension of 1 may be missing on either.
+        """
+        return ops.reshape(y_true, ops.shape(y_pred))
+
+    def expand_rank_like(self, x: Tensor, y_pred: Tensor, name: str) -> Tensor:
+        """Appends dimensions of 1 to x, up to the rank of y_pred.
+
+        Where a rank is not known, x is called name in errors of the step.
+        """
+        missing = len(y_pred.shape) - len(x.shape)
         return x[(..., *(None,) * missing)]
 
     def same_dtype_and_device(self, x: Any, y: Tensor) -> bool:

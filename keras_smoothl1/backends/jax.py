@@ -21,7 +21,7 @@ class JaxBackend(Backend):
     xp: Any = jnp
 
     def _smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> jax.Array:
-        return _value(error, jnp.asarray(beta, dtype=error.dtype))
+        return _value(error, self.beta_tensor(beta, error))
 
     def sum(self, x: Tensor, axes: Axes | None = None) -> jax.Array:
         # XLA sums an outer axis one by one if the inner ones have size 1: of 2^24 times
@@ -29,11 +29,15 @@ class JaxBackend(Backend):
         rank = len(x.shape)
         others = () if axes is None else tuple(set(range(rank)) - set(axes))
         if rank > 1 and all(x.shape[axis] == 1 for axis in others):
-            total = jnp.sum(jnp.squeeze(x))
+            ones = tuple(axis for axis in range(rank) if x.shape[axis] == 1)
+            total = jnp.sum(jnp.squeeze(x, ones))
             return total if axes is None else total.reshape((1,) * rank)
         return jnp.sum(x, axis=axes, keepdims=axes is not None)
 
     def where_or_zero(self, condition: Tensor, x: Tensor) -> jax.Array:
+        # Where JAX is to find the operation that makes a NaN, none may be made here.
+        if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+            return super().where_or_zero(condition, x)
         return _where_or_zero(condition, x)
 
     def static_value(self, x: Tensor) -> float | None:

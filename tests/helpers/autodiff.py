@@ -40,3 +40,70 @@ def to_numpy(x):
     if keras.backend.standardize_dtype(x.dtype) == "bfloat16":  # NumPy has none
         x = keras.ops.cast(x, "float32")
     return np.asarray(keras.ops.convert_to_numpy(x))
+
+
+def derivative(mode, function, direction):
+    """The function of x that is a derivative of a scalar function along a direction.
+
+    "forward" is the first, a scalar. The others are the second, in the shape of x: how
+    the gradient changes along the direction.
+    """
+    forward, reverse = AUTODIFF[BACKEND]()
+    direction = keras.ops.convert_to_tensor(direction)
+    if mode == "forward":
+        return forward(function, direction)
+    if mode == "forward over reverse":
+        return forward(reverse(function), direction)
+    if mode == "reverse over forward":
+        return reverse(forward(function, direction))
+    assert mode == "reverse twice"
+    gradient = reverse(function)
+    return reverse(lambda x: keras.ops.sum(gradient(x) * direction))
+
+
+def _jax_autodiff():
+    import jax
+
+    def forward(function, direction):
+        return lambda x: jax.jvp(function, (x,), (direction,))[1]
+
+    return forward, jax.grad
+
+
+def _torch_autodiff():
+    import torch
+
+    def forward(function, direction):
+        return lambda x: torch.func.jvp(function, (x,), (direction,))[1]
+
+    return forward, torch.func.grad
+
+
+def _tensorflow_autodiff():
+    import tensorflow as tf
+
+    def forward(function, direction):
+        def tangent(x):
+            with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+                value = function(x)
+            return accumulator.jvp(value)
+
+        return tangent
+
+    def reverse(function):
+        def gradient(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = function(x)
+            return tape.gradient(value, x)
+
+        return gradient
+
+    return forward, reverse
+
+
+AUTODIFF = {
+    "jax": _jax_autodiff,
+    "tensorflow": _tensorflow_autodiff,
+    "torch": _torch_autodiff,
+}

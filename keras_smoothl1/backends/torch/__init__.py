@@ -15,7 +15,9 @@ class TorchBackend(Backend):
     def _smooth_l1(
         self, error: torch.Tensor, beta: Beta | torch.Tensor
     ) -> torch.Tensor:
-        return autograd.value_and_slope(error, beta)[0]
+        if autograd.supports():
+            return autograd.value_and_slope(error, beta)[0]
+        return super()._smooth_l1(error, autograd.to_tensor(beta, error))
 
     def weighted_losses(
         self,

@@ -1,11 +1,11 @@
-"""The loss with its closed-form slope, for any tensor and any transformation of torch.
+"""The loss with its closed-form slope, for any tensor, in reverse mode.
 
 `keras.ops.custom_gradient` differentiates once and cannot be used under `torch.func`.
 Value and slope are two outputs of one function: they share most of the work, and the
 slope is kept for the backward pass. As an output it is differentiable there, which
 makes the second derivative. It must match `formula`, by fewer operations, since eager
-torch sweeps through memory for each. There is no `jvp`, since `torch.compile` refuses
-functions with one.
+torch sweeps through memory for each. Forward mode goes the reference's way: with a
+`jvp`, `torch.compile` would refuse the function.
 """
 
 from typing import Any
@@ -13,20 +13,34 @@ from typing import Any
 import torch
 
 from keras_smoothl1 import formula
+from keras_smoothl1.backends.torch import internals
 from keras_smoothl1.typing import Beta
+
+
+def supports() -> bool:
+    """Whether what torch differentiates now, it differentiates in reverse mode alone.
+
+    A function of its own would be lost in a trace by torch.jit.
+    """
+    return not internals.forward_mode_is_active() and not torch.jit.is_tracing()
 
 
 def value_and_slope(
     error: torch.Tensor, beta: Beta | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the loss of each error, and its slope, both differentiable."""
+    return _ValueAndSlope.apply(error, to_tensor(beta, error))
+
+
+def to_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """Returns beta as a tensor like error.
+
+    On a GPU nothing is copied there, and a tensor divides exactly: by a number torch
+    would multiply with its reciprocal.
+    """
     if isinstance(beta, float):
-        # On a GPU nothing is copied there, and a tensor divides exactly: by a number
-        # torch would multiply with its reciprocal.
-        beta = error.new_full((), beta)
-    else:
-        beta = torch.as_tensor(beta, dtype=error.dtype, device=error.device)
-    return _ValueAndSlope.apply(error, beta)
+        return error.new_full((), beta)
+    return torch.as_tensor(beta, dtype=error.dtype, device=error.device)
 
 
 class _ValueAndSlope(torch.autograd.Function):

@@ -17,7 +17,13 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-__all__ = ["is_plain_cpu_tensor", "no_mode_is_active", "smooth_l1", "smooth_l1_slope"]
+__all__ = [
+    "forward_mode_is_active",
+    "is_plain_cpu_tensor",
+    "no_mode_is_active",
+    "smooth_l1",
+    "smooth_l1_slope",
+]
 
 smooth_l1: Any = torch.ops.aten.smooth_l1_loss.out
 smooth_l1_slope: Any = torch.ops.aten.smooth_l1_loss_backward.grad_input
@@ -59,5 +65,10 @@ def no_mode_is_active() -> bool:
         # First, since torch.compile cannot trace the rest.
         not torch.compiler.is_compiling()
         and _keys_of_modes().raw_repr() in _NO_MODE
-        and forward_ad._current_level < 0
+        and not forward_mode_is_active()
     )
+
+
+def forward_mode_is_active() -> bool:
+    """Whether tensors may have a tangent: in a dual level, or under torch.func.jvp."""
+    return bool(forward_ad._current_level >= 0)

@@ -1,0 +1,197 @@
+"""The closed-form slope by `custom_gradient`, in reverse mode.
+
+The slope is kept from the forward pass, and differentiated by a rule of its own, for
+second derivatives. The weighted sum also keeps the weights in it, so that the backward
+pass is one multiplication. On large eager tensors the forward pass runs as a graph,
+traced once for each rank. All of it must match the reference in `Backend`, with the
+derivatives in `formula`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_smoothl1 import formula
+from keras_smoothl1.backends.tensorflow import internals, sums
+from keras_smoothl1.typing import Axes, Beta
+
+Gradient = Callable[[tf.Tensor], Any]
+
+
+def supports(*tensors: tf.Tensor | None) -> bool:
+    """Whether TensorFlow, if it differentiates these at all, does so in reverse mode.
+
+    A forward mode that starts outside a tf.function goes through the gradient here.
+    """
+    return not internals.have_tangents([x for x in tensors if x is not None])
+
+
+def value(error: tf.Tensor, beta: Beta) -> tf.Tensor:
+    return _value(_constant_beta(beta, error), error)
+
+
+def _constant_beta(beta: Beta, error: tf.Tensor) -> tf.Tensor:
+    """A number as a scalar; one for each output broadcast over the other dimensions.
+
+    Not over the first, and not over many. To repeat a few numbers along the last axis
+    takes twice as long.
+    """
+    sizes = error.shape[1:] if isinstance(beta, tuple) and error.shape.rank else ()
+    inner: list[int] = []
+    for size in reversed(sizes):
+        if size is None or size * math.prod(inner) > sums.SMALL:
+            break
+        inner.insert(0, size)
+    if not inner or sums.is_small(error):
+        return tf.constant(beta, error.dtype)
+    return tf.constant(np.broadcast_to(beta, inner), error.dtype)
+
+
+def weighted_sum(
+    error: tf.Tensor,
+    beta: Beta,
+    weight: tf.Tensor | None,
+    axes: Axes | None,
+    divisor: int,
+) -> tf.Tensor:
+    """The sum of the weighted losses over a number. Weight 0 adds 0, even for NaN."""
+    inputs = (tf.constant(divisor, error.dtype), _constant_beta(beta, error), error)
+    if weight is None:
+        return _sum_over(axes)(*inputs)
+    total = _sum_over(axes)(*inputs, weight)
+
+    @tf.custom_gradient
+    def zero(weight: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        # Adds the gradient with respect to the weight, computed only when it is asked
+        # for: eagerly, one custom_gradient for both would compute both.
+        def gradient(grad_output: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                tape.watch(weight)
+                losses = formula.value(_known(error, weight), inputs[1], xp=tf)
+                again = sums.sum_(weight * losses, axes) / divisor
+            return tape.gradient(again, weight, grad_output)
+
+        return tf.zeros_like(total), gradient
+
+    return total + zero(weight)
+
+
+# The gradients return None for what has no derivative, or has it from elsewhere. The
+# functions are made once, since tf.custom_gradient takes long to make one.
+
+
+@tf.custom_gradient
+def _value(beta: tf.Tensor, error: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+    losses, slopes = _forward((), beta, error)
+
+    def gradient(grad_output: tf.Tensor) -> tuple[None, tf.Tensor]:
+        return None, grad_output * _slopes(slopes, grad_output, beta, error)
+
+    return losses, gradient
+
+
+@functools.cache
+def _sum_over(axes: Axes | None) -> Any:
+    @tf.custom_gradient
+    def function(
+        divisor: tf.Tensor, beta: tf.Tensor, error: tf.Tensor, *weight: tf.Tensor
+    ) -> tuple[tf.Tensor, Gradient]:
+        total, slopes = _forward(axes, beta, error, *weight)
+
+        def gradient(grad_output: tf.Tensor) -> Any:
+            share = tf.realdiv(grad_output, divisor)
+            by_error = share * _slopes(slopes, grad_output, beta, error, *weight)
+            return None, None, by_error, *(None for _ in weight)
+
+        return tf.realdiv(total, divisor), gradient
+
+    return function
+
+
+def _slopes(
+    slopes: tf.Tensor, grad_output: tf.Tensor, beta: tf.Tensor, *inputs: tf.Tensor
+) -> tf.Tensor:
+    """The weighted slopes from the forward pass, differentiable by the inputs."""
+    if not tf.executing_eagerly() and grad_output.graph is not slopes.graph:
+        # A tf.function is differentiated as a whole. A second derivative could not
+        # get at tensors that belong to the gradient of another custom_gradient.
+        return _slopes_again(beta, *inputs)
+    return _kept_slopes(slopes, beta, *inputs)
+
+
+@tf.custom_gradient
+def _kept_slopes(
+    slopes: tf.Tensor, beta: tf.Tensor, *inputs: tf.Tensor
+) -> tuple[tf.Tensor, Gradient]:
+    def gradient(grad_output: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            again = _slopes_again(beta, *inputs)
+        return None, None, *tape.gradient(again, inputs, grad_output)
+
+    return slopes, gradient
+
+
+def _slopes_again(
+    beta: tf.Tensor, error: tf.Tensor, weight: tf.Tensor | None = None
+) -> tf.Tensor:
+    slopes = formula.slope(_known(error, weight), beta, xp=tf)
+    return slopes if weight is None else slopes * weight
+
+
+def _known(error: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+    """The errors, 0 where the weight is: there they may be NaN."""
+    return (
+        error if weight is None else tf.where(weight != 0, error, tf.zeros_like(error))
+    )
+
+
+def _forward(axes: Axes | None, beta: tf.Tensor, *inputs: tf.Tensor) -> Any:
+    run: Any = functools.partial(_losses_and_slopes, sums.sum_, axes)
+    if tf.executing_eagerly() and not sums.is_small(inputs[0]):
+        run = _graph(axes, *((x.dtype, x.shape.rank) for x in (beta, *inputs)))
+    # stop_gradient: a tape would record what runs here, too.
+    return run(beta, *map(tf.stop_gradient, inputs))
+
+
+@functools.cache
+def _graph(axes: Axes | None, *kinds: tuple[Any, int]) -> Any:
+    # Run one by one, the operations on large tensors take twice as long.
+    return tf.function(
+        functools.partial(_losses_and_slopes, sums.float64_sum, axes),
+        input_signature=[tf.TensorSpec([None] * rank, dtype) for dtype, rank in kinds],
+        autograph=False,
+    )
+
+
+def _losses_and_slopes(
+    sum_: Callable[[tf.Tensor, Axes | None], tf.Tensor],
+    axes: Axes | None,
+    beta: tf.Tensor,
+    error: tf.Tensor,
+    weight: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The weighted losses, summed over axes unless these are empty, and the slopes."""
+    losses, slopes = formula.value_and_slope(error, beta, xp=tf)
+    losses, slopes = _weigh(losses, weight), _weigh(slopes, weight)
+    return losses if axes == () else sum_(losses, axes), slopes
+
+
+def _weigh(x: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
+    return x if weight is None else tf.math.multiply_no_nan(x, weight)
+
+
+@tf.custom_gradient
+def value_of_tensor_beta(
+    error: tf.Tensor, beta: tf.Tensor
+) -> tuple[tf.Tensor, Gradient]:
+    def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        slope = formula.slope(error, beta, xp=tf)
+        by_beta = grad_output * formula.value_by_beta(slope)
+        return grad_output * slope, tf.reduce_sum(by_beta)
+
+    return formula.value_and_slope(error, beta, xp=tf)[0], gradient
