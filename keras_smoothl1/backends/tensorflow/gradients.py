@@ -89,7 +89,7 @@ def _value(beta: tf.Tensor, error: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
     losses, slopes = _forward((), beta, error)
 
     def gradient(grad_output: tf.Tensor) -> tuple[None, tf.Tensor]:
-        return None, grad_output * _slopes(slopes, grad_output, beta, error)
+        return None, tf.multiply(grad_output, _slopes(slopes, grad_output, beta, error))
 
     return losses, gradient
 
@@ -104,7 +104,9 @@ def _sum_over(axes: Axes | None) -> Any:
 
         def gradient(grad_output: tf.Tensor) -> Any:
             share = tf.realdiv(grad_output, divisor)
-            by_error = share * _slopes(slopes, grad_output, beta, error, *weight)
+            by_error = tf.multiply(
+                share, _slopes(slopes, grad_output, beta, error, *weight)
+            )
             return None, None, by_error, *(None for _ in weight)
 
         return tf.realdiv(total, divisor), gradient

@@ -124,16 +124,27 @@ def _fill(
 
 def _sums_of_rows(x: tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
     """Sums over the last of two axes, of this size if it is a positive number."""
-    levels = 0
     if not isinstance(size, int) or size < 0:
-        levels = LEVELS
-    else:
-        while size > ROW:
-            levels, size = levels + 1, -(-size // ROW)
-    # Means of windows, since XLA makes one sum of a sum of sums, and since no sizes are
-    # needed but those of the windows.
+        return _sums_of_windows(x)
+    while size > ROW:
+        x = tf.pad(x, [[0, 0], [0, -size % ROW]])
+        size = -(-size // ROW)
+        x = tf.reduce_sum(tf.reshape(_apart(x), [-1, size, ROW]), -1)
+    return tf.reduce_sum(_apart(x), -1)
+
+
+def _apart(x: tf.Tensor) -> tf.Tensor:
+    """The same numbers, in a spelling that keeps XLA from adding all of x's terms.
+
+    Of a sum of sums it makes one sum, and moves a sign or a factor out of the way.
+    """
+    return tf.where(tf.math.is_nan(x), float("nan"), x)
+
+
+def _sums_of_windows(x: tf.Tensor) -> tf.Tensor:
+    """Sums over the last of two axes, by operations that need no sizes of it."""
     x = x[:, :, tf.newaxis, tf.newaxis]
-    for _ in range(levels):
+    for _ in range(LEVELS):
         x = tf.pad(x, [[0, 0], [0, ROW - 1], [0, 0], [0, 0]])
         x = ROW * tf.nn.avg_pool2d(x, [ROW, 1], [ROW, 1], "VALID")
     return tf.reduce_sum(x, [1, 2, 3])
