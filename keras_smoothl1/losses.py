@@ -220,7 +220,8 @@ def smooth_l1_loss(
     array([[0.0625],
            [1.25  ]], dtype=float32)
     """
-    y_pred = validation.convert_to_tensor(y_pred, None, "y_pred")
+    if not backend.is_ragged(y_pred):
+        y_pred = validation.convert_to_tensor(y_pred, None, "y_pred")
     dtype = validation.result_dtype(y_pred)
     return reduced_loss(
         y_true,

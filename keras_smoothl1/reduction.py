@@ -38,24 +38,31 @@ def reduced_loss(
 
     The settings are as `validation` returns them.
     """
+    ragged = y_pred if backend.is_ragged(y_pred) else None
+    if ragged is not None:
+        validation.check_no_reduce_dims_for(ragged, reduce_dims)
     y_true, y_pred, weight, mask = standardize_inputs(
         y_true, y_pred, sample_weight, mask, dtype=validation.compute_dtype(dtype)
     )
     validation.check_beta_for(beta, y_pred)
     axes = validation.standardize_axes(reduce_dims, y_pred)
     static, tensor = (beta, None) if isinstance(beta, float | tuple) else (None, beta)
-    return _loss(
+    reduction = None if reduction == "none" else reduction
+    loss = _loss(
         y_true,
         y_pred,
         tensor,
         weight,
         mask,
         static_beta=static,
-        reduction=None if reduction == "none" else reduction,
+        reduction=reduction,
         axes=axes,
         keepdims=keepdims,
         dtype=dtype,
     )
+    if reduction is None and ragged is not None:
+        return backend.with_rows_of(ragged, loss)
+    return loss
 
 
 @functools.partial(
@@ -111,7 +118,14 @@ def _loss(
 def standardize_inputs(
     y_true: Any, y_pred: Any, sample_weight: Any, mask: Any, *, dtype: str
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Returns tensors of y_pred's rank; the weight is 0 where the mask is False."""
+    """Returns tensors of y_pred's rank; the weight is 0 where the mask is False.
+
+    Sparse tensors are made dense. Of ragged ones these are the values.
+    """
+    if backend.is_ragged(y_pred):
+        y_true, y_pred, sample_weight, mask = _values(
+            y_true, y_pred, sample_weight, mask
+        )
     y_pred = validation.convert_to_tensor(y_pred, dtype, "y_pred")
     y_true = squeeze_or_expand(_to_tensor_like(y_true, y_pred, dtype, "y_true"), y_pred)
     weight = sample_weight
@@ -122,6 +136,21 @@ def standardize_inputs(
         weight = align(weight, y_pred, "sample_weight")
         if mask is not None:
             weight = backend.xp.where(mask, weight, backend.xp.zeros_like(weight))
+    return y_true, y_pred, weight, mask
+
+
+def _values(
+    y_true: Any, y_pred: Any, sample_weight: Any, mask: Any
+) -> tuple[Any, Tensor, Any, Any]:
+    """Returns what belongs to the values of a ragged y_pred, as rows of one value."""
+    weight, mask = (
+        None if x is None else backend.ragged_values(x, y_pred, name, per_row=True)
+        for x, name in ((sample_weight, "sample_weight"), (mask, "mask"))
+    )
+    y_true = backend.ragged_values(y_true, y_pred, "y_true")
+    y_pred = backend.ragged_values(y_pred, y_pred, "y_pred")
+    # So that several betas cannot be taken for one each.
+    y_pred = ops.expand_dims(y_pred, -1) if len(y_pred.shape) == 1 else y_pred
     return y_true, y_pred, weight, mask
 
 

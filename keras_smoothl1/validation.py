@@ -151,6 +151,14 @@ def _is_sequence(x: Any) -> bool:
     return isinstance(x, Sequence) and not isinstance(x, text)
 
 
+def check_no_reduce_dims_for(ragged: Any, reduce_dims: ReduceDims) -> None:
+    if reduce_dims is not None:
+        raise TypeError(
+            "reduce_dims needs y_pred to be dense; of a ragged one all values are "
+            f"averaged. Received: reduce_dims={reduce_dims!r}, y_pred={ragged!r}"
+        )
+
+
 def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor) -> Axes:
     """Returns reduce_dims as axes from 0 up, in order."""
     if reduce_dims is None:
@@ -233,7 +241,13 @@ def to_repr(x: Any) -> str:
 
 
 def convert_to_tensor(x: Any, dtype: str | None, name: str) -> Tensor:
-    """Converts numbers to a tensor; text, complex numbers and objects are refused."""
+    """Converts real numbers to a dense tensor, and refuses all else."""
+    if backend.is_ragged(x):
+        raise TypeError(
+            f"{name} must not be ragged, unless y_true and y_pred are, too, with rows "
+            f"of the same lengths. Received: {name}={x!r}"
+        )
+    x = backend.to_dense(x)
     if isinstance(x, keras.KerasTensor):
         raise TypeError(
             f"{name} must hold numbers; a KerasTensor only stands for some. Pass the "

@@ -182,6 +182,28 @@ class Backend:
         missing = len(y_pred.shape) - len(x.shape)
         return x[(..., *(None,) * missing)]
 
+    def to_dense(self, x: Any) -> Any:
+        """Returns a sparse tensor as a dense one, and anything else as it is."""
+        return x
+
+    def is_ragged(self, x: Any) -> bool:
+        """Whether x is a tensor whose rows differ in length."""
+        return False
+
+    def ragged_values(
+        self, x: Any, y_pred: Any, name: str, *, per_row: bool = False
+    ) -> Tensor:
+        """Returns one value of x for each of those of y_pred, which is ragged.
+
+        If x has other rows, it is called name in the TypeError. With `per_row` it may
+        also be a number, or have one for each row.
+        """
+        raise NotImplementedError("This backend has no ragged tensors.")
+
+    def with_rows_of(self, y_pred: Any, losses: Tensor) -> Any:
+        """Returns one loss for each value of y_pred as a ragged tensor like y_pred."""
+        raise NotImplementedError("This backend has no ragged tensors.")
+
     def same_dtype_and_device(self, x: Any, y: Tensor) -> bool:
         """Whether x is known to need no conversion to go with y."""
         return False

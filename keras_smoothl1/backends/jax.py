@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.experimental.sparse import JAXSparse
 
 from keras_smoothl1 import formula
 from keras_smoothl1.backends.base import Backend, Function
@@ -42,6 +43,9 @@ class JaxBackend(Backend):
 
     def static_value(self, x: Tensor) -> float | None:
         return None if isinstance(x, jax.core.Tracer) else super().static_value(x)
+
+    def to_dense(self, x: Any) -> Any:
+        return x.todense() if isinstance(x, JAXSparse) else x
 
     def jit(self, function: Function, *, static_argnames: Sequence[str]) -> Any:
         # Called eagerly it is five to six times as fast as keras.losses.Huber, which

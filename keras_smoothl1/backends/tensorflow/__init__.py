@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_smoothl1 import formula
 from keras_smoothl1.backends.base import Backend
-from keras_smoothl1.backends.tensorflow import gradients, shapes, sums
+from keras_smoothl1.backends.tensorflow import gradients, ragged, shapes, sums
 from keras_smoothl1.typing import Axes, Beta, Shape, Size, Tensor
 
 
@@ -82,3 +82,19 @@ class TensorFlowBackend(Backend):
         if x.shape.rank is not None and y_pred.shape.rank is not None:
             return super().expand_rank_like(x, y_pred, name)
         return shapes.expand_rank_like(x, y_pred, name)
+
+    def to_dense(self, x: Any) -> Any:
+        if isinstance(x, tf.SparseTensor):
+            return tf.sparse.to_dense(tf.sparse.reorder(x))
+        return x
+
+    def is_ragged(self, x: Any) -> bool:
+        return isinstance(x, tf.RaggedTensor)
+
+    def ragged_values(
+        self, x: Any, y_pred: Any, name: str, *, per_row: bool = False
+    ) -> tf.Tensor:
+        return ragged.values(x, y_pred, name, per_row=per_row)
+
+    def with_rows_of(self, y_pred: Any, losses: Tensor) -> tf.RaggedTensor:
+        return ragged.with_rows_of(y_pred, losses)

@@ -34,7 +34,7 @@ def ensure_broadcastable(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tenso
     fits = tf.reduce_all((shape == 1) | (shape == pred_shape))
     name = f"{name}_must_be_broadcastable_to_y_pred_from_the_left"
     empty = _empty(y_pred)
-    broadcast = tf.cast(_empty(x), y_pred.dtype) + empty
+    broadcast = tf.add(tf.cast(_empty(x), y_pred.dtype), empty, name=name)
     with tf.control_dependencies(
         [
             _assert(fits, name, x=shape, y_pred=pred_shape),
@@ -43,6 +43,24 @@ def ensure_broadcastable(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tenso
     ):
         x = tf.identity(x)
     return x if x.dtype == tf.bool else x + _nan_unless(fits, x.dtype)
+
+
+def ensure_same_rows(
+    values: tf.Tensor, splits: tf.Tensor, pred_splits: tf.Tensor, name: str
+) -> tf.Tensor:
+    """Returns the values of a ragged tensor, if its row splits are those of y_pred."""
+    fits = tf.reduce_all(splits == pred_splits)
+    name = f"{name}_must_have_rows_as_long_as_those_of_y_pred"
+    with tf.control_dependencies(
+        [
+            _assert(fits, name, row_splits=splits, of_y_pred=pred_splits),
+            _compiles_for_same_shape(splits, pred_splits, name),
+        ]
+    ):
+        values = tf.identity(values)
+    return (
+        values + _nan_unless(fits, values.dtype) if values.dtype.is_floating else values
+    )
 
 
 def reshape_like(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from keras_smoothl1.backends.base import Backend
-from keras_smoothl1.backends.torch import autograd, cpu
+from keras_smoothl1.backends.torch import autograd, cpu, nested
 from keras_smoothl1.typing import Axes, Beta
 
 
@@ -73,5 +73,24 @@ class TorchBackend(Backend):
 
     def same_dtype_and_device(self, x: Any, y: torch.Tensor) -> bool:
         return (
-            isinstance(x, torch.Tensor) and x.dtype == y.dtype and x.device == y.device
+            isinstance(x, torch.Tensor)
+            and x.dtype == y.dtype
+            and x.device == y.device
+            and x.layout == torch.strided
         )
+
+    def to_dense(self, x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and x.layout != torch.strided:
+            return x.to_dense()
+        return x
+
+    def is_ragged(self, x: Any) -> bool:
+        return isinstance(x, torch.Tensor) and x.is_nested
+
+    def ragged_values(
+        self, x: Any, y_pred: torch.Tensor, name: str, *, per_row: bool = False
+    ) -> torch.Tensor:
+        return nested.values(x, y_pred, name, per_row=per_row)
+
+    def with_rows_of(self, y_pred: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+        return nested.with_rows_of(y_pred, losses)

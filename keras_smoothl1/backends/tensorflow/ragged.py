@@ -1,0 +1,54 @@
+"""Ragged tensors: their values, once it is known that the rows line up."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from keras_smoothl1.backends.tensorflow import shapes
+
+
+def values(
+    x: Any, y_pred: tf.RaggedTensor, name: str, *, per_row: bool = False
+) -> tf.Tensor:
+    """Returns one value of x for each of y_pred's, if both have the same rows.
+
+    With `per_row`, x may also be a number, or have one for each row.
+    """
+    if per_row and not isinstance(x, tf.RaggedTensor):
+        return _values_of_rows(tf.convert_to_tensor(x), y_pred, name)
+    if not isinstance(x, tf.RaggedTensor) or x.ragged_rank != y_pred.ragged_rank:
+        raise TypeError(
+            f"{name} must be a tf.RaggedTensor with the rows of y_pred. "
+            f"Received: {name}={x!r}, y_pred={y_pred!r}"
+        )
+    splits, pred_splits = (
+        tf.concat([tf.cast(s, tf.int64) for s in ragged.nested_row_splits], 0)
+        for ragged in (x, y_pred)
+    )
+    if not tf.executing_eagerly():
+        return shapes.ensure_same_rows(x.flat_values, splits, pred_splits, name)
+    if splits.numpy().tolist() != pred_splits.numpy().tolist():
+        raise TypeError(
+            f"{name} must have rows as long as those of y_pred. Received: {name} with "
+            f"row splits {splits.numpy()}, y_pred with {pred_splits.numpy()}"
+        )
+    return x.flat_values
+
+
+def _values_of_rows(x: tf.Tensor, y_pred: tf.RaggedTensor, name: str) -> tf.Tensor:
+    if x.shape.num_elements() == 1:
+        return tf.reshape(x, [])
+    if x.shape.rank != 1 or not x.shape.is_compatible_with(y_pred.shape[:1]):
+        raise TypeError(
+            f"{name} must be ragged like y_pred, a number, or have one entry for each "
+            f"row of y_pred. Received: {name} of shape {tuple(x.shape)}, y_pred of "
+            f"shape {tuple(y_pred.shape)}"
+        )
+    for splits in y_pred.nested_row_splits:
+        x = tf.repeat(x, splits[1:] - splits[:-1])
+    return x
+
+
+def with_rows_of(y_pred: tf.RaggedTensor, losses: tf.Tensor) -> tf.RaggedTensor:
+    """Returns one loss for each value of y_pred as a ragged tensor."""
+    return y_pred.with_flat_values(tf.reshape(losses, tf.shape(y_pred.flat_values)))

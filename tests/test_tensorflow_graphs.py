@@ -1,0 +1,229 @@
+"""Sizes that TensorFlow knows only when the step runs, and steps that are converted."""
+
+import keras
+import numpy as np
+import pytest
+from helpers.autodiff import BACKEND, to_numpy
+
+if BACKEND != "tensorflow":
+    pytest.skip("TensorFlow's alone", allow_module_level=True)
+
+import tensorflow as tf
+
+from keras_smoothl1 import SmoothL1Error, SmoothL1Loss, smooth_l1_loss
+
+RNG = np.random.default_rng(9)
+JIT_COMPILE = pytest.mark.parametrize("jit_compile", [False, True])
+UNKNOWN_SIZES = tf.TensorSpec([None, None])
+UNKNOWN_RANK = tf.TensorSpec(None)
+REFUSED = tf.errors.InvalidArgumentError
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype("float32")
+
+
+def graph(function, specs, jit_compile):
+    return tf.function(
+        function, input_signature=specs, jit_compile=jit_compile, autograph=False
+    )
+
+
+@JIT_COMPILE
+@pytest.mark.parametrize("reduction", ["mean", "sum", None])
+@pytest.mark.parametrize(
+    ("true_shape", "pred_shape"),
+    [
+        ((6, 4), (6, 1)),
+        ((1, 4), (6, 4)),
+        ((6, 1), (6, 4)),
+        ((6, 4), (4, 6)),
+        ((6, 4, 2), (6, 4)),
+        ((6,), (6, 4)),
+    ],
+)
+@pytest.mark.parametrize("known_rank", [True, False])
+def test_targets_of_another_shape_are_an_error_of_the_step(
+    true_shape, pred_shape, reduction, jit_compile, known_rank
+):
+    specs = [
+        tf.TensorSpec([None] * len(shape) if known_rank else None)
+        for shape in (true_shape, pred_shape)
+    ]
+    run = graph(SmoothL1Loss(reduction=reduction), specs, jit_compile)
+    # The message of the assertion, or the name of the operation that XLA refuses.
+    message = "y.true.and.y.pred.must.have.the.same.shape|squeeze"
+    with pytest.raises((REFUSED, ValueError), match=message):
+        run(normal(*true_shape), normal(*pred_shape))
+
+
+@JIT_COMPILE
+@pytest.mark.parametrize("known_rank", [True, False])
+@pytest.mark.parametrize("weight_shape", [(4,), (6, 3), (6, 4, 2), (4, 6), (3, 1)])
+def test_weights_of_another_shape_are_an_error_of_the_step(
+    weight_shape, known_rank, jit_compile
+):
+    weight_spec = tf.TensorSpec([None] * len(weight_shape) if known_rank else None)
+    run = graph(
+        SmoothL1Loss(), [UNKNOWN_SIZES, UNKNOWN_SIZES, weight_spec], jit_compile
+    )
+    message = "sample.weight.must.be.broadcastable|squeeze"
+    with pytest.raises((REFUSED, ValueError), match=message):
+        run(normal(6, 4), normal(6, 4), normal(*weight_shape))
+
+
+@JIT_COMPILE
+@pytest.mark.parametrize("weight_shape", [(), (6,), (6, 1), (1, 4), (6, 4), (6, 4, 1)])
+def test_weights_of_unknown_rank_that_fit_are_broadcast(weight_shape, jit_compile):
+    y_true, y_pred, weight = normal(6, 4), normal(6, 4), normal(*weight_shape)
+    expected = to_numpy(SmoothL1Loss()(y_true, y_pred, weight))
+    run = graph(SmoothL1Loss(), [UNKNOWN_RANK] * 3, jit_compile)
+    found = to_numpy(run(y_true, y_pred, weight))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@JIT_COMPILE
+@pytest.mark.parametrize("specs", [[None, None], [None, [None, None]]])
+@pytest.mark.parametrize("y_true_has_it", [False, True])
+def test_a_trailing_1_may_be_missing_where_ranks_are_unknown(
+    specs, y_true_has_it, jit_compile
+):
+    y, more = normal(6, 4), normal(6, 4)
+    expected = to_numpy(SmoothL1Loss()(y, more))
+    y_true, y_pred = (y[..., None], more) if y_true_has_it else (y, more)
+    run = graph(SmoothL1Loss(), [tf.TensorSpec(x) for x in specs], jit_compile)
+    np.testing.assert_allclose(to_numpy(run(y_true, y_pred)), expected, rtol=1e-6)
+
+
+def test_fit_refuses_targets_whose_shape_the_dataset_hides():
+    x, y = normal(6, 4), normal(6, 4)
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([(x, y)]), output_signature=(tf.TensorSpec([6, 4]), UNKNOWN_SIZES)
+    )
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", SmoothL1Loss(), jit_compile=False)
+    with pytest.raises(REFUSED, match="y true and y pred must have the same shape"):
+        model.fit(data, shuffle=False, verbose=0)
+
+
+def test_a_metric_refuses_targets_of_another_shape():
+    metric = SmoothL1Error()
+    run = graph(metric.update_state, [UNKNOWN_SIZES] * 2, False)
+    with pytest.raises(REFUSED, match="must have the same shape"):
+        run(normal(6, 4), normal(4, 6))
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [tf.boolean_mask, lambda x, mask: tf.gather(x, tf.where(mask)[:, 0])],
+    ids=["boolean_mask", "gather"],
+)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"reduction": "sum"},
+        {"reduction": "mean_with_sample_weight"},
+        {"reduce_dims": -1},
+        {"reduce_dims": 0},
+        {"beta": [0.1, 0.2, 0.5, 1.5e-38]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_boxes_that_a_mask_picks_under_xla(pick, settings, weighted):
+    loss = SmoothL1Loss(**settings)
+    data = normal(20, 4), normal(20, 4), *((normal(20),) if weighted else ())
+    mask = RNG.random(20) < 0.4
+
+    def step(mask, y_true, y_pred, *weight):
+        picked = [pick(x, mask) for x in (y_true, y_pred, *weight)]
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            picked[1] = pick(y_pred, mask)
+            value = loss(*picked)
+        return value, tape.gradient(value, y_pred)
+
+    expected = step(mask, *map(tf.constant, data))
+    compiled = tf.function(step, jit_compile=True, autograph=False)
+    for found, value in zip(
+        compiled(mask, *map(tf.constant, data)), expected, strict=True
+    ):
+        np.testing.assert_allclose(
+            to_numpy(found), to_numpy(value), rtol=1e-5, atol=1e-7
+        )
+
+
+def test_rows_that_two_masks_pick_are_not_compared_by_xla_but_give_nan():
+    y_true, y_pred = normal(20, 4), normal(20, 4)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(mask, other):
+        return SmoothL1Loss()(
+            tf.boolean_mask(y_true, mask), tf.boolean_mask(y_pred, other)
+        )
+
+    mask, other = np.arange(20) < 5, np.arange(20) < 6
+    assert np.isfinite(to_numpy(run(mask, mask)))
+    assert np.isnan(to_numpy(run(mask, other)))
+
+
+def test_sums_of_unknown_sizes_are_right_to_2e_6():
+    errors = np.full((2**22, 1), 0.6, "float32")
+    expected = np.square(np.float64(np.float32(0.6))) / 2 * 2**22
+    for jit_compile in (False, True):
+        run = graph(SmoothL1Loss(reduction="sum"), [UNKNOWN_SIZES] * 2, jit_compile)
+        np.testing.assert_allclose(to_numpy(run(0 * errors, errors)), expected, 2e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"reduction": "sum"}, {"reduce_dims": -1}, {"beta": [0.1, 1.0, 2.0]}],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_a_training_step_is_converted_to_tflite_with_builtin_operations(
+    settings, tmp_path
+):
+    loss, x, y, weight = (
+        SmoothL1Loss(**settings),
+        normal(40, 5),
+        normal(40, 3),
+        normal(40),
+    )
+
+    class Step(tf.Module):
+        def __init__(self):
+            self.kernel = tf.Variable(tf.ones([5, 3]))
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([40, 5]),
+                tf.TensorSpec([40, 3]),
+                tf.TensorSpec([40]),
+            ],
+            autograph=False,
+        )
+        def train(self, x, y, weight):
+            with tf.GradientTape() as tape:
+                value = loss(y, x @ self.kernel, weight)
+            self.kernel.assign_sub(0.1 * tape.gradient(value, self.kernel))
+            return {"loss": value}
+
+    step = Step()
+    tf.saved_model.save(step, tmp_path, signatures={"train": step.train})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.experimental_enable_resource_variables = True
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    train = interpreter.get_signature_runner("train")
+    for _ in range(2):
+        expected = to_numpy(step.train(x, y, weight)["loss"])
+        found = train(x=x, y=y, weight=weight)["loss"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_function_too_compares_sizes():
+    run = graph(smooth_l1_loss, [UNKNOWN_SIZES] * 2, False)
+    with pytest.raises(REFUSED, match="must have the same shape"):
+        run(normal(6, 4), normal(6, 1))
