@@ -1,12 +1,13 @@
 """PyTorch: which kernel serves a call."""
 
+import math
 from typing import Any
 
 import torch
 
 from keras_smoothl1.backends.base import Backend
 from keras_smoothl1.backends.torch import autograd, cpu, nested
-from keras_smoothl1.typing import Axes, Beta
+from keras_smoothl1.typing import Axes, Beta, Size
 
 
 class TorchBackend(Backend):
@@ -17,7 +18,12 @@ class TorchBackend(Backend):
     ) -> torch.Tensor:
         if autograd.supports():
             return autograd.value_and_slope(error, beta)[0]
-        return super()._smooth_l1(error, autograd.to_tensor(beta, error))
+        return super()._smooth_l1(error, beta)
+
+    def beta_tensor(
+        self, beta: Beta | torch.Tensor, error: torch.Tensor
+    ) -> torch.Tensor:
+        return autograd.beta_tensor(beta, error)
 
     def weighted_losses(
         self,
@@ -70,6 +76,13 @@ class TorchBackend(Backend):
             return float(x.detach())
         except RuntimeError:  # under vmap a tensor has many values
             return None
+
+    def size(self, x: torch.Tensor, axes: Axes | None = None) -> Size:
+        sizes = x.shape if axes is None else [x.shape[axis] for axis in axes]
+        size = math.prod(sizes)
+        # A torch.SymInt stays a symbol in a tensor. By itself it is no int to those who
+        # ask, and would become the size of the example that is traced.
+        return size if isinstance(size, int) else x.new_full((), size)
 
     def same_dtype_and_device(self, x: Any, y: torch.Tensor) -> bool:
         return (

@@ -20,19 +20,24 @@ from keras_smoothl1.typing import Beta
 def supports() -> bool:
     """Whether what torch differentiates now, it differentiates in reverse mode alone.
 
-    A function of its own would be lost in a trace by torch.jit.
+    torch.export and torch.jit.trace keep the operations of a function and forget its
+    backward pass, and differentiate the operations.
     """
-    return not internals.forward_mode_is_active() and not torch.jit.is_tracing()
+    return not (
+        internals.forward_mode_is_active()
+        or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
+    )
 
 
 def value_and_slope(
     error: torch.Tensor, beta: Beta | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the loss of each error, and its slope, both differentiable."""
-    return _ValueAndSlope.apply(error, to_tensor(beta, error))
+    return _ValueAndSlope.apply(error, beta_tensor(beta, error))
 
 
-def to_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+def beta_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     """Returns beta as a tensor like error.
 
     On a GPU nothing is copied there, and a tensor divides exactly: by a number torch
@@ -40,7 +45,20 @@ def to_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     """
     if isinstance(beta, float):
         return error.new_full((), beta)
-    return torch.as_tensor(beta, dtype=error.dtype, device=error.device)
+    tensor = torch.as_tensor(beta, dtype=error.dtype, device=error.device)
+    if type(error) in internals.PLAIN_CLASSES or tensor.dim() == 0:
+        return tensor
+    return _replicate(tensor, error)
+
+
+def _replicate(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Returns x on each device of `like`, if that is spread over several."""
+    # Not before it is needed, since it takes long. If `like` is one it is loaded.
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(like, DTensor) or isinstance(x, DTensor):
+        return x
+    return DTensor.from_local(x, like.device_mesh, run_check=False)
 
 
 class _ValueAndSlope(torch.autograd.Function):

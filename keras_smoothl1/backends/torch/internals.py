@@ -18,6 +18,7 @@ import torch
 from torch.autograd import forward_ad
 
 __all__ = [
+    "PLAIN_CLASSES",
     "forward_mode_is_active",
     "is_plain_cpu_tensor",
     "no_mode_is_active",
@@ -41,7 +42,7 @@ _Key: Any = torch._C.DispatchKey
 # Looked up once: each is asked several times in a small call.
 _keys_of: Any = torch._C._dispatch_keys
 _keys_of_modes: Any = torch._C._dispatch_tls_local_include_set
-_CLASSES = (torch.Tensor, torch.nn.Parameter)
+PLAIN_CLASSES = (torch.Tensor, torch.nn.Parameter)
 # Not read from a new tensor here: a mode may be active during the import. The second of
 # each pair is that of torch.inference_mode().
 _PLAIN_CPU = (
@@ -56,7 +57,7 @@ _NO_MODE = (
 
 def is_plain_cpu_tensor(x: torch.Tensor) -> bool:
     """Whether x holds numbers in strides on a CPU, and stands for nothing else."""
-    return type(x) in _CLASSES and _keys_of(x).raw_repr() in _PLAIN_CPU
+    return type(x) in PLAIN_CLASSES and _keys_of(x).raw_repr() in _PLAIN_CPU
 
 
 def no_mode_is_active() -> bool:

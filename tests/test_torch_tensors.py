@@ -1,0 +1,226 @@
+"""Tensors of torch that are not plain, and programs that torch traces: plain numbers.
+
+Each way is tried on both sides of the sizes at which the eager path changes.
+"""
+
+import pytest
+from helpers.autodiff import BACKEND
+
+if BACKEND != "torch":
+    pytest.skip("torch's alone", allow_module_level=True)
+
+import socket
+
+import torch
+import torch.multiprocessing
+from keras.src.backend.common.masking import set_keras_mask
+from torch._subclasses import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree
+
+from keras_smoothl1 import SmoothL1Loss
+
+ROWS = [16, 2**15, 2**18 + 4]  # of four outputs: below 2^16 elements, above, above 2^20
+VARIANTS = {
+    "plain": {},
+    "weights": {},
+    "mask": {},
+    "reduce_dims": {"reduce_dims": -1},
+    "no reduction": {"reduction": None},
+    "betas": {"beta": [0.1, 0.2, 0.5, 1.5e-38]},
+}
+
+
+class Subclass(torch.Tensor):
+    """Has the storage and the dispatch keys of a plain tensor."""
+
+
+class Wrapper(torch.Tensor):
+    """Has no storage, and passes what is done with it to the tensor that it holds."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, device=inner.device
+        )
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        args, kwargs = _pytree.tree_map_only(
+            cls, lambda x: x.inner, (args, kwargs or {})
+        )
+        return _pytree.tree_map_only(torch.Tensor, cls, function(*args, **kwargs))
+
+
+def inputs(variant, rows):
+    """Targets, predictions, and weights or a mask where the variant has some."""
+    generator = torch.Generator().manual_seed(rows)
+    y_true, y_pred = torch.randn(2, rows, 4, generator=generator)
+    weight = torch.rand(rows, generator=generator) * (torch.arange(rows) % 3 > 0)
+    if variant == "weights":
+        return y_true, y_pred, weight
+    return (y_true, y_pred, weight > 0) if variant == "mask" else (y_true, y_pred)
+
+
+def step(variant):
+    """The loss and its gradient, as a function of the inputs."""
+    loss = SmoothL1Loss(**VARIANTS[variant])
+
+    def value(y_true, y_pred, extra=None):
+        if variant == "mask":
+            y_pred = y_pred.view_as(y_pred)
+            set_keras_mask(y_pred, extra)
+            extra = None
+        return loss(y_true, y_pred, extra)
+
+    def value_and_gradient(y_true, y_pred, *extra):
+        y_pred = y_pred.detach().requires_grad_()
+        result = value(y_true, y_pred, *extra)
+        # Not of ones alone, which a backward pass may take a short cut for.
+        (gradient,) = torch.autograd.grad(3 * result.sum(), y_pred)
+        return result, gradient
+
+    return value, value_and_gradient
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=2e-6, atol=1e-9)
+
+
+def by_subclass(variant, example, arguments):
+    wrapped = [x.as_subclass(Subclass) for x in arguments]
+    return [x.as_subclass(torch.Tensor) for x in step(variant)[1](*wrapped)]
+
+
+def by_wrapper(variant, example, arguments):
+    return [x.inner for x in step(variant)[1](*map(Wrapper, arguments))]
+
+
+def under_mem_tracker(variant, example, arguments):
+    with MemTracker():
+        return step(variant)[1](*arguments)
+
+
+def by_make_fx(tracing_mode):
+    def run(variant, example, arguments):
+        graph = make_fx(step(variant)[1], tracing_mode=tracing_mode)
+        return graph(*example)(*arguments)
+
+    return run
+
+
+def differentiated(traced):
+    """The value and gradient of a traced function, which is differentiated itself."""
+
+    def value_and_gradient(y_true, y_pred, *extra):
+        y_pred = y_pred.detach().requires_grad_()
+        result = traced(y_true, y_pred, *extra)
+        (gradient,) = torch.autograd.grad(3 * result.sum(), y_pred)
+        return result, gradient
+
+    return value_and_gradient
+
+
+def by_jit_trace(variant, example, arguments):
+    return differentiated(torch.jit.trace(step(variant)[0], example))(*arguments)
+
+
+def by_export(strict):
+    def run(variant, example, arguments):
+        class Module(torch.nn.Module):
+            def forward(self, *x):
+                return step(variant)[0](*x)
+
+        batch = torch.export.Dim("batch")
+        program = torch.export.export(
+            Module(),
+            example,
+            dynamic_shapes=(tuple({0: batch} for _ in example),),
+            strict=strict,
+        )
+        return differentiated(program.module())(*arguments)
+
+    return run
+
+
+# Whether the traced program also takes another batch size.
+WAYS = {
+    "subclass": (by_subclass, True),
+    "wrapper": (by_wrapper, True),
+    "MemTracker": (under_mem_tracker, True),
+    "make_fx real": (by_make_fx("real"), False),
+    "make_fx fake": (by_make_fx("fake"), False),
+    "make_fx symbolic": (by_make_fx("symbolic"), True),
+    "jit.trace": (by_jit_trace, True),
+    "export": (by_export(strict=False), True),
+    "export strict": (by_export(strict=True), True),
+}
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*is",
+    # Shapes are compared once, when the loss is traced.
+    "ignore::torch.jit.TracerWarning",
+)
+def test_each_way_gives_the_plain_numbers(way, variant, rows):
+    run, any_batch = WAYS[way]
+    example = inputs(variant, rows)
+    arguments = inputs(variant, rows + 1 if any_batch else rows)
+    arguments = (3 * arguments[0], *arguments[1:])
+    same(run(variant, example, arguments), step(variant)[1](*arguments))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fake_tensors_have_the_plain_shapes(variant, rows):
+    expected = step(variant)[1](*inputs(variant, rows))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        arguments = [mode.from_tensor(x) for x in inputs(variant, rows)]
+        found = step(variant)[1](*arguments)
+    for a, b in zip(found, expected, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def compare_dtensors(rank, port, failures):
+    import torch.distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    torch.set_num_threads(1)
+    mesh = init_device_mesh("cpu", (2,))
+    for placement in (Shard(0), Shard(1), Replicate()):
+        for variant in VARIANTS:
+            for rows in ROWS:
+                arguments = inputs(variant, rows)
+                distributed = [
+                    distribute_tensor(
+                        x, mesh, [placement if x.ndim > 1 else Replicate()]
+                    )
+                    for x in arguments
+                ]
+                try:
+                    found = [x.full_tensor() for x in step(variant)[1](*distributed)]
+                    same(found, step(variant)[1](*arguments))
+                except Exception as error:
+                    failures.put(f"{placement} {variant} {rows}: {error}")
+    torch.distributed.destroy_process_group()
+
+
+def test_dtensors_on_two_processes_give_the_plain_numbers():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    failures = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(compare_dtensors, (port, failures), nprocs=2)
+    assert failures.empty(), failures.get()
