@@ -38,14 +38,12 @@ def reduced_loss(
 
     The settings are as `validation` returns them.
     """
-    ragged = y_pred if backend.is_ragged(y_pred) else None
-    if ragged is not None:
-        validation.check_no_reduce_dims_for(ragged, reduce_dims)
+    received = y_pred
     y_true, y_pred, weight, mask = standardize_inputs(
         y_true, y_pred, sample_weight, mask, dtype=validation.compute_dtype(dtype)
     )
     validation.check_beta_for(beta, y_pred)
-    axes = validation.standardize_axes(reduce_dims, y_pred)
+    axes = validation.standardize_axes(reduce_dims, y_pred, received)
     static, tensor = (beta, None) if isinstance(beta, float | tuple) else (None, beta)
     reduction = None if reduction == "none" else reduction
     loss = _loss(
@@ -60,8 +58,8 @@ def reduced_loss(
         keepdims=keepdims,
         dtype=dtype,
     )
-    if reduction is None and ragged is not None:
-        return backend.with_rows_of(ragged, loss)
+    if reduction is None and backend.is_ragged(received):
+        return backend.with_rows_of(received, loss)
     return loss
 
 

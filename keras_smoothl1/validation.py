@@ -151,18 +151,18 @@ def _is_sequence(x: Any) -> bool:
     return isinstance(x, Sequence) and not isinstance(x, text)
 
 
-def check_no_reduce_dims_for(ragged: Any, reduce_dims: ReduceDims) -> None:
-    if reduce_dims is not None:
-        raise TypeError(
-            "reduce_dims needs y_pred to be dense; of a ragged one all values are "
-            f"averaged. Received: reduce_dims={reduce_dims!r}, y_pred={ragged!r}"
-        )
+def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor, received: Any) -> Axes:
+    """Returns reduce_dims as axes of y_pred, from 0 up, in order.
 
-
-def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor) -> Axes:
-    """Returns reduce_dims as axes from 0 up, in order."""
+    y_pred was made of what was received.
+    """
     if reduce_dims is None:
         return ()
+    if backend.is_ragged(received):
+        raise TypeError(
+            "reduce_dims needs y_pred to be dense; of a ragged one all values are "
+            f"averaged. Received: reduce_dims={reduce_dims!r}, y_pred={received!r}"
+        )
     shape = backend.static_shape(y_pred)
     if shape is None:
         raise ValueError(

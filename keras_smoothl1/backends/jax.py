@@ -83,7 +83,8 @@ def _value(error: jax.Array, beta: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _slope(error: jax.Array, beta: jax.Array) -> jax.Array:
-    return formula.slope(error, beta, xp=jnp)
+    # Clipped: by the spelling of formula.slope a step with a mask took 15 % longer.
+    return formula.value_and_slope(error, beta, xp=jnp)[1]
 
 
 def _value_rule(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
