@@ -41,6 +41,12 @@ class SmoothL1Loss(keras.losses.Loss):
     `y_pred`. A masked element never counts. An element that is masked or has weight 0
     has loss 0 and slope 0 even where its target or prediction is NaN.
 
+    Sparse tensors are made dense. Of ragged ones whose rows have the same lengths, all
+    values count alike. Where TensorFlow knows sizes only when a step runs, shapes are
+    compared then.
+
+    `compile()` takes the loss itself, not its name, which Keras does not know.
+
     Args:
         beta: The error at which the loss turns from quadratic to linear, in the unit of
             `y_pred`. A positive number, or a sequence of them, one for each entry of
@@ -71,7 +77,7 @@ class SmoothL1Loss(keras.losses.Loss):
 
     Raises:
         TypeError: if `beta` or `reduce_dims` is of another type, or, when called, if an
-            argument is not made of real numbers.
+            argument is not made of real numbers, or is ragged and does not line up.
         ValueError: if `beta`, `reduction`, `reduce_dims` or `dtype` is none of the
             above, or, when called, if shapes do not fit.
 
@@ -180,9 +186,10 @@ def smooth_l1_loss(
 
     See: [Fast R-CNN](https://arxiv.org/abs/1504.08083), where `beta = 1 / sigma**2`.
 
-    The function knows neither weights nor masks. Where there are some pass
-    `SmoothL1Loss` to `compile()`: Keras would line them up with what this function
-    returns, from the wrong side.
+    The function knows neither weights nor masks. If it is passed to `compile()`, Keras
+    applies them to what it returns, aligned from the right, where they may not fit or
+    weigh something else. Pass `SmoothL1Loss()` instead. Keras looks up names among its
+    own losses alone: `compile(loss="smooth_l1_loss")` is an error, of Keras's.
 
     Args:
         y_true: The targets, in the shape of `y_pred`. A trailing dimension of 1 may be

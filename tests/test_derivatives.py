@@ -19,9 +19,6 @@ Y_TRUE[1:, 0, 0] = 0
 BROADCAST = WEIGHT[:, None, None]
 MODES = ["forward", "forward over reverse", "reverse over forward", "reverse twice"]
 
-# Said of what torch loads for its own forward mode.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
-
 
 def plainly(function):
     return function

@@ -166,7 +166,7 @@ WAYS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*is",
+    "ignore:.torch.jit.trace(_method)?. is",
     # Shapes are compared once, when the loss is traced.
     "ignore::torch.jit.TracerWarning",
 )
