@@ -103,3 +103,14 @@ def test_shapes_that_fit_those_of_y_pred(shape):
     same("ensure_same_shape", tensor(Y_TRUE), y_pred)
     same("ensure_broadcastable", tensor(WEIGHT[:, :1]), y_pred, "sample_weight")
     same("expand_rank_like", tensor(WEIGHT[:, 0, 0]), y_pred, "sample_weight")
+
+
+def test_the_reference_knows_no_ragged_tensors_and_says_so():
+    reference = Backend()
+    assert not reference.is_ragged(Y_PRED)
+    for method, arguments in (
+        (reference.ragged_values, (Y_TRUE, Y_PRED, "y_true")),
+        (reference.with_rows_of, (Y_PRED, Y_TRUE)),
+    ):
+        with pytest.raises(NotImplementedError, match="no ragged tensors"):
+            method(*arguments)

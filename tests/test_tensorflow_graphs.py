@@ -168,6 +168,22 @@ def test_rows_that_two_masks_pick_are_not_compared_by_xla_but_give_nan():
     assert np.isnan(to_numpy(run(mask, other)))
 
 
+@JIT_COMPILE
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(6, 4), (6, 0), (0, 4)])
+@pytest.mark.parametrize("reduce_dims", [None, 0, 1])
+def test_a_graph_sums_what_eager_sums(shape, reduce_dims, dtype, jit_compile):
+    y_true, y_pred = (x.astype(dtype) for x in (normal(*shape), normal(*shape)))
+    loss = SmoothL1Loss(0.5, None, reduce_dims, dtype=dtype)
+    total = SmoothL1Loss(0.5, "sum", reduce_dims, dtype=dtype)
+    for each in (loss, total):
+        run = graph(each, [tf.TensorSpec(shape, dtype)] * 2, jit_compile)
+        found = to_numpy(run(y_true, y_pred))
+        expected = to_numpy(each(y_true, y_pred))
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_sums_of_unknown_sizes_are_right_to_2e_6():
     errors = np.full((2**22, 1), 0.6, "float32")
     expected = np.square(np.float64(np.float32(0.6))) / 2 * 2**22

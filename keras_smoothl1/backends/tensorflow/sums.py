@@ -8,7 +8,6 @@ to TFLite, which has no sum of float64 numbers. So it adds rows of rows, all in 
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -46,11 +45,6 @@ def float64_sum(x: tf.Tensor, axes: Axes | None) -> tf.Tensor:
         in_rows = tf.size(flat, out_type=tf.int64) // ROW * ROW
         rows = tf.reduce_sum(tf.reshape(flat[:in_rows], [-1, ROW]), 1)
         wide = _wide_sum(rows, (0,), False) + _wide_sum(flat[in_rows:], (0,), False)
-    elif _ends_in_rows(x.shape, axes):
-        outer = tf.shape(x)[: -len(axes)]
-        rows = tf.reduce_sum(tf.reshape(x, tf.concat([outer, [-1, ROW]], 0)), -1)
-        shape = tf.concat([outer, [1] * len(axes)], 0)
-        wide = tf.reshape(_wide_sum(rows, (-1,), False), shape)
     else:
         wide = _wide_sum(x, axes, True)
     return tf.raw_ops.Cast(x=wide, DstT=x.dtype)
@@ -61,13 +55,6 @@ def _wide_sum(x: tf.Tensor, axes: Axes, keepdims: bool) -> tf.Tensor:
     wide = tf.raw_ops.Cast(x=x, DstT=tf.float64)
     axis = tf.constant(axes, tf.int32, [len(axes)])
     return tf.raw_ops.Sum(input=wide, axis=axis, keep_dims=keepdims)
-
-
-def _ends_in_rows(shape: Any, axes: Axes) -> bool:
-    """Whether axes are the last ones, and have whole rows."""
-    last = tuple(range(len(shape) - len(axes), len(shape)))
-    sizes = [shape[axis] for axis in axes]
-    return axes == last and None not in sizes and math.prod(sizes) % ROW == 0
 
 
 def _float32_sum(x: tf.Tensor, axes: Axes | None) -> tf.Tensor:
