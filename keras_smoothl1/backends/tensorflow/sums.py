@@ -15,7 +15,7 @@ from keras_smoothl1.typing import Axes, Shape
 
 SMALL = 2**16  # elements up to which the calls take longer than the work
 ROW = 32  # numbers that are added one by one
-LEVELS = 4  # of rows, where the size is not known: 2^20 rows of rows, and those
+LEVELS = 4  # times that rows are added where the size is not known: 32^4 numbers to 1
 
 
 def is_small(x: tf.Tensor) -> bool:
@@ -36,7 +36,7 @@ def sum_(x: tf.Tensor, axes: Axes | None) -> tf.Tensor:
 
 
 def float64_sum(x: tf.Tensor, axes: Axes | None) -> tf.Tensor:
-    # All in float64 takes four times as long.
+    # Rows first: to make all of a large tensor float64 takes four times as long.
     if is_small(x):
         all_axes = tuple(range(len(x.shape)))
         wide = _wide_sum(x, all_axes if axes is None else axes, axes is not None)
