@@ -124,7 +124,9 @@ def standardize_inputs(
         y_true, y_pred, sample_weight, mask = _values(
             y_true, y_pred, sample_weight, mask
         )
-    y_pred = validation.convert_to_tensor(y_pred, dtype, "y_pred")
+    y_pred = validation.convert_to_tensor(
+        y_pred, backend.input_dtype(y_pred, dtype), "y_pred"
+    )
     y_true = squeeze_or_expand(_to_tensor_like(y_true, y_pred, dtype, "y_true"), y_pred)
     weight = sample_weight
     if mask is not None:
@@ -155,7 +157,7 @@ def _values(
 def _to_tensor_like(x: Any, y_pred: Tensor, dtype: str, name: str) -> Tensor:
     if backend.same_dtype_and_device(x, y_pred):
         return x
-    return validation.convert_to_tensor(x, dtype, name)
+    return validation.convert_to_tensor(x, backend.input_dtype(x, dtype), name)
 
 
 def squeeze_or_expand(y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -222,10 +224,10 @@ def broadcast_sum(x: Tensor | None, y: Tensor, axes: Axes | None = None) -> Size
     size = backend.size(y, axes)
     if x is None:
         return size
-    x = ops.cast(x, y.dtype)
+    x = ops.cast(x, validation.compute_dtype_of(y))
     own_sum, own_size = backend.sum(x, axes), backend.size(x, axes)
     if isinstance(size, int) and isinstance(own_size, int):
         return own_sum * float(size // max(own_size, 1))
-    own_size = ops.convert_to_tensor(own_size, dtype=y.dtype)
+    own_size = ops.convert_to_tensor(own_size, dtype=x.dtype)
     ones = backend.xp.ones_like(own_size)
     return own_sum * (size / backend.xp.maximum(own_size, ones))

@@ -98,7 +98,7 @@ def check_beta_for(beta: Any, y_pred: Tensor) -> None:
     if not isinstance(beta, float | tuple):
         return
     numbers = beta if isinstance(beta, tuple) else (beta,)
-    check_beta_range(numbers, keras.backend.standardize_dtype(y_pred.dtype), beta)
+    check_beta_range(numbers, compute_dtype_of(y_pred), beta)
     shape = backend.static_shape(y_pred)
     if isinstance(beta, float) or shape is None:
         return
@@ -227,6 +227,10 @@ def result_dtype(y_pred: Tensor) -> str:
 def compute_dtype(dtype: str) -> str:
     """float16 and bfloat16 are computed in float32 and rounded once, at the end."""
     return "float64" if dtype == "float64" else "float32"
+
+
+def compute_dtype_of(x: Tensor) -> str:
+    return compute_dtype(keras.backend.standardize_dtype(x.dtype))
 
 
 def to_json(setting: Any) -> Any:

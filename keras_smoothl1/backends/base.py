@@ -204,6 +204,10 @@ class Backend:
         """Returns one loss for each value of y_pred as a ragged tensor like y_pred."""
         raise NotImplementedError("This backend has no ragged tensors.")
 
+    def input_dtype(self, x: Any, dtype: str) -> str:
+        """Returns the dtype in which x is needed to compute in dtype."""
+        return dtype
+
     def same_dtype_and_device(self, x: Any, y: Tensor) -> bool:
         """Whether x is known to need no conversion to go with y."""
         return False

@@ -1,13 +1,28 @@
 """PyTorch: which kernel serves a call."""
 
+import importlib.util
 import math
+import os
+import shutil
 from typing import Any
 
+import keras
 import torch
 
 from keras_smoothl1.backends.base import Backend
 from keras_smoothl1.backends.torch import autograd, cpu, nested
 from keras_smoothl1.typing import Axes, Beta, Size
+
+gpu: Any = None
+# Triton compiles a kernel's launch with a C compiler. Its interpreter needs none.
+if importlib.util.find_spec("triton") and (
+    os.environ.get("TRITON_INTERPRET") == "1"
+    or (
+        torch.cuda.is_available()
+        and any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang", "cc")))
+    )
+):
+    from keras_smoothl1.backends.torch import triton as gpu
 
 
 class TorchBackend(Backend):
@@ -32,8 +47,11 @@ class TorchBackend(Backend):
         beta: Beta | torch.Tensor,
         weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        if gpu and gpu.supports(y_true, y_pred, beta, weight):
+            return gpu.weighted_losses(y_true, y_pred, beta=beta, weight=weight)
         if cpu.supports(y_true, y_pred, beta, weight):
             return cpu.weighted_losses(y_true, y_pred, beta=beta, weight=weight)
+        y_true, y_pred, weight = map(_upcast, (y_true, y_pred, weight))
         return super().weighted_losses(y_true, y_pred, beta, weight)
 
     def weighted_sum(
@@ -46,6 +64,12 @@ class TorchBackend(Backend):
         axes: Axes | None = None,
         divisor: int | torch.Tensor = 1,
     ) -> torch.Tensor:
+        if gpu and gpu.supports(
+            y_true, y_pred, beta, weight, axes=axes, divisor=divisor
+        ):
+            return gpu.weighted_sum(
+                y_true, y_pred, beta=beta, weight=weight, axes=axes, divisor=divisor
+            )
         # The divisor is asked for its value last: on a GPU that would wait.
         if (
             axes is None
@@ -84,6 +108,11 @@ class TorchBackend(Backend):
         # ask, and would become the size of the example that is traced.
         return size if isinstance(size, int) else x.new_full((), size)
 
+    def input_dtype(self, x: Any, dtype: str) -> str:
+        if gpu and dtype == "float32" and gpu.upcasts(x):
+            return keras.backend.standardize_dtype(x.dtype)
+        return dtype
+
     def same_dtype_and_device(self, x: Any, y: torch.Tensor) -> bool:
         return (
             isinstance(x, torch.Tensor)
@@ -107,3 +136,10 @@ class TorchBackend(Backend):
 
     def with_rows_of(self, y_pred: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
         return nested.with_rows_of(y_pred, losses)
+
+
+def _upcast(x: Any) -> Any:
+    """Returns what `input_dtype` has left in float16 or bfloat16 in float32."""
+    if isinstance(x, torch.Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+        return x.float()
+    return x

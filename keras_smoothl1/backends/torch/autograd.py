@@ -37,6 +37,29 @@ def value_and_slope(
     return _ValueAndSlope.apply(error, beta_tensor(beta, error))
 
 
+def weighted_slope(
+    y_pred: torch.Tensor,
+    y_true: torch.Tensor,
+    weight: torch.Tensor | None,
+    beta: Beta | torch.Tensor,
+    divisor: float | torch.Tensor | None,
+) -> torch.Tensor:
+    """Returns the slope of weighted losses over a divisor, itself differentiable.
+
+    It is the gradient of a kernel, where that is to be differentiated or transformed.
+    """
+    error = y_pred - y_true
+    error = error.to(torch.promote_types(error.dtype, torch.float32))
+    if weight is not None:
+        error = torch.where(weight != 0, error, 0)
+    _, slope = value_and_slope(error, beta)
+    if weight is not None:
+        slope = slope * weight
+    if isinstance(divisor, torch.Tensor):
+        return slope * torch.where(divisor == 0, 0, 1 / divisor)
+    return slope if divisor is None else slope * (1 / divisor)
+
+
 def beta_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     """Returns beta as a tensor like error.
 

@@ -109,27 +109,11 @@ class _Weighted(torch.autograd.Function):
             or not internals.no_mode_is_active()
             or not internals.is_plain_cpu_tensor(grad_output)
         ):
-            return grad_output * _differentiable(*ctx.saved_tensors, *ctx.numbers), None
+            slope = autograd.weighted_slope(*ctx.saved_tensors, *ctx.numbers)
+            return grad_output * slope, None
         if grad_output.dim() == 0 and float(grad_output) == 1:
             return gradient, None
         return gradient.mul_(grad_output), None
-
-
-def _differentiable(
-    y_pred: torch.Tensor,
-    y_true: torch.Tensor,
-    weight: torch.Tensor | None,
-    beta: Beta,
-    divisor: float | None,
-) -> torch.Tensor:
-    """The gradient, by operations that any transformation can go through."""
-    error = y_pred - y_true
-    if weight is not None:
-        error = torch.where(weight != 0, error, 0)
-    _, slope = autograd.value_and_slope(error, beta)
-    if weight is not None:
-        slope = slope * weight
-    return slope if divisor is None else slope * (1 / divisor)
 
 
 def _forward(

@@ -21,6 +21,7 @@ __all__ = [
     "PLAIN_CLASSES",
     "forward_mode_is_active",
     "is_plain_cpu_tensor",
+    "is_plain_gpu_tensor",
     "no_mode_is_active",
     "smooth_l1",
     "smooth_l1_slope",
@@ -49,6 +50,11 @@ _PLAIN_CPU = (
     _keys(_Key.CPU, _Key.ADInplaceOrView, _Key.AutogradCPU, _Key.AutocastCPU),
     _keys(_Key.CPU, _Key.AutocastCPU),
 )
+# ROCm's tensors have the same keys.
+_PLAIN_GPU = (
+    _keys(_Key.CUDA, _Key.ADInplaceOrView, _Key.AutogradCUDA, _Key.AutocastCUDA),
+    _keys(_Key.CUDA, _Key.AutocastCUDA),
+)
 _NO_MODE = (
     _keys(_Key.BackendSelect, _Key.ADInplaceOrView),
     _keys(_Key.BackendSelect),
@@ -58,6 +64,11 @@ _NO_MODE = (
 def is_plain_cpu_tensor(x: torch.Tensor) -> bool:
     """Whether x holds numbers in strides on a CPU, and stands for nothing else."""
     return type(x) in PLAIN_CLASSES and _keys_of(x).raw_repr() in _PLAIN_CPU
+
+
+def is_plain_gpu_tensor(x: torch.Tensor) -> bool:
+    """Whether x holds numbers in strides on a GPU, and stands for nothing else."""
+    return type(x) in PLAIN_CLASSES and _keys_of(x).raw_repr() in _PLAIN_GPU
 
 
 def no_mode_is_active() -> bool:

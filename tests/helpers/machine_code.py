@@ -1,0 +1,111 @@
+"""The kernel of torch/triton.py as machine code, for GPUs that need not be there."""
+
+import math
+import re
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from keras_smoothl1.backends.torch import triton as kernels
+
+TARGETS = {
+    "sm_75": GPUTarget("cuda", 75, 32),
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+SHAPE = (4096, 64, 64, 4)
+# What a step of a mean computes at once; the dtype; and what comes with it.
+VARIANTS = {
+    "mean": {},
+    "mean, float16": {"dtype": "fp16"},
+    "mean, bfloat16": {"dtype": "bf16"},
+    "mean, float64": {"dtype": "fp64"},
+    "weight per image": {"weight": "fp32", "weight_shape": (4096, 1, 1, 1)},
+    "weight per element": {"weight": "fp32", "weight_shape": SHAPE},
+    "mask per pixel": {"weight": "i1", "weight_shape": (4096, 64, 64, 1)},
+    "beta per output": {"has_betas": True},
+}
+SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
+NVIDIA = {
+    "instruction": r"\t\s*(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)",
+    "load": r"LDG\.E(?!\.128)",
+    "wide load": r"LDG\.E\.128",
+    "store": r"STG\.E(?!\.128)",
+    "wide store": r"STG\.E\.128",
+    "division": r"FCHK|MUFU\.RCP64H",  # part of one that is rounded to the nearest
+    "spill": r"LDL|STL",
+}
+AMD = {
+    "instruction": r"^\s+([a-z]\w+)",
+    "load": r"global_load_(?!dwordx4)",
+    "wide load": r"global_load_dwordx4",
+    "store": r"global_store_(?!dwordx4)",
+    "wide store": r"global_store_dwordx4",
+    "division": r"v_div_fixup",
+    "spill": r"scratch_|buffer_(load|store)",
+}
+
+
+def instructions(target, **variant):
+    """Counts of instructions of a kind in a thread, and its elements.
+
+    Each tile's code stands there twice, for tiles that are whole and for others.
+    """
+    kernel, tile_size = compile_mean(target, **variant)
+    kinds, code = (
+        (AMD, kernel.asm["amdgcn"])
+        if target.startswith("gfx")
+        else (NVIDIA, kernel.asm["sass"])
+    )
+    names = re.findall(kinds["instruction"], code, re.MULTILINE)
+    counts = {
+        kind: sum(bool(re.match(pattern, name)) for name in names) / 2
+        for kind, pattern in kinds.items()
+    }
+    threads = kernel.metadata.num_warps * kernel.metadata.warp_size
+    return counts, tile_size // threads
+
+
+def compile_mean(
+    target, *, dtype="fp32", weight=None, weight_shape=None, has_betas=False
+):
+    """The kernel for a mean of SHAPE with its gradient, and the size of its tile."""
+    strides = tuple(math.prod(SHAPE[axis + 1 :]) for axis in range(len(SHAPE)))
+    plan = kernels._plan(SHAPE, strides, weight_shape, has_betas, 0)
+    compute_dtype = "fp64" if dtype == "fp64" else "fp32"
+    tensors = {
+        "y_true": dtype,
+        "y_pred": dtype,
+        "weight": weight,
+        "betas": compute_dtype if has_betas else None,
+        "divisors": None,
+        "grad_output": None,
+        "output": compute_dtype,
+        "gradient": dtype,
+    }
+    arguments = [
+        *(name and f"*{name}" for name in tensors.values()),
+        *("fp64", "i64", *plan.numbers, *plan.constants),
+        *(tl.float64 if dtype == "fp64" else tl.float32, False, False),
+    ]
+    names = kernels._kernel.arg_names
+    signature, constants, attributes = {}, {}, {}
+    for index, (name, argument) in enumerate(zip(names, arguments, strict=True)):
+        is_size = name in ("rows", "row_size", "splits") and argument != 1
+        if is_size or isinstance(argument, str):
+            signature[name] = "i32" if is_size else argument
+        else:
+            signature[name] = "constexpr"
+            constants[(index,)] = argument
+        if name in tensors or (is_size and argument % 16 == 0):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernels._kernel, signature, constants, attributes)
+    named = dict(zip(names, arguments, strict=True))
+    return (
+        triton.compile(source, target=TARGETS[target]),
+        named["tile_rows"] * named["tile_columns"],
+    )

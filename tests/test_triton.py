@@ -1,0 +1,282 @@
+"""The kernel for GPUs: its numbers are the reference's, and its machine code is lean.
+
+The numbers need a GPU, or TRITON_INTERPRET=1, with which Triton runs the kernel on CPU
+tensors. The machine code is compiled for GPUs that need not be there.
+"""
+
+import pytest
+from helpers.autodiff import BACKEND
+from helpers.pairwise import pairwise
+
+if BACKEND != "torch":
+    pytest.skip("torch's alone", allow_module_level=True)
+
+import torch
+
+pytest.importorskip("triton")
+
+from helpers import machine_code
+from keras.src.backend.common.masking import set_keras_mask
+
+from keras_smoothl1 import SmoothL1Error, SmoothL1Loss, smooth_l1_loss
+from keras_smoothl1.backends.base import Backend
+from keras_smoothl1.backends.torch import gpu
+from keras_smoothl1.backends.torch import triton as kernels
+
+runs = pytest.mark.skipif(not gpu, reason="needs a GPU, or TRITON_INTERPRET=1")
+compiles = pytest.mark.skipif(
+    kernels.INTERPRETED, reason="with TRITON_INTERPRET=1 nothing is compiled"
+)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+# The axes of a tensor (batch, height, width, outputs).
+WEIGHT_AXES = {
+    "scalar": (),
+    "image": (0,),
+    "pixel": (0, 1, 2),
+    "element": (0, 1, 2, 3),
+    "output": (3,),
+    "image and output": (0, 3),
+    "image and column": (0, 2),
+    "row and output": (1, 3),
+}
+REFERENCE = Backend()
+
+
+def randn(shape, dtype=torch.float32):
+    # On the CPU, so that they are the same everywhere.
+    return torch.randn(shape).to(DEVICE, dtype)
+
+
+def make_weight(axes, shape, *, is_mask):
+    own_shape = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+    weight = (torch.rand(own_shape) - 0.3).clamp(min=0).to(DEVICE)
+    return weight > 0 if is_mask else weight
+
+
+def in_layout(x, layout):
+    """The same tensor with another order of its memory, or with holes in it."""
+    if layout == "channels first":
+        return x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    if layout == "reversed":
+        return x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+    if layout == "strided":
+        return torch.stack([x, x], dim=-1)[..., 0]
+    return x
+
+
+def make_grad_output(kind, like):
+    if kind == "random":
+        return randn(like.shape, like.dtype)
+    ones = torch.ones_like(like) if kind == "ones" else like.new_ones(())
+    return ones.expand(like.shape)
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES)
+@pairwise(
+    shape=[(5, 3, 2, 4), (2, 40, 3, 21), (3, 1, 1, 1), (2, 3, 700, 3)],
+    layout=["contiguous", "channels first", "reversed", "strided"],
+    weight=[None, *WEIGHT_AXES],
+    is_mask=[False, True],
+    beta=["float", "tuple", "tensor"],
+    kept_axes=[None, 0, 1, 2, 3],
+    divisor=["int", "tensor", "0"],
+    grad_output=["random", "ones", "one, broadcast"],
+)
+def test_values_and_gradients_are_the_references(
+    dtype, shape, layout, weight, is_mask, beta, kept_axes, divisor, grad_output
+):
+    dtype = DTYPES[dtype]
+    compute_dtype = torch.promote_types(dtype, torch.float32)
+    y_true = randn(shape, dtype)
+    y_pred = in_layout(randn(shape, dtype), layout).requires_grad_()
+    if weight is not None:
+        weight = make_weight(WEIGHT_AXES[weight], shape, is_mask=is_mask)
+        weight = weight if is_mask else weight.to(compute_dtype)
+    beta = {
+        "float": 0.3,
+        "tuple": (0.2, *(1.5,) * (shape[-1] - 1)),
+        "tensor": torch.tensor(0.3, dtype=compute_dtype, device=DEVICE),
+    }[beta]
+    axes = None if kept_axes in (None, 0) else tuple(range(kept_axes, 4))
+    arguments = [beta, weight]
+    settings = {}
+    if kept_axes is not None:
+        settings = {"axes": axes, "divisor": 7}
+        if divisor != "int":
+            number = 3.0 if divisor == "tensor" else 0.0
+            sums = shape[:kept_axes] + (1,) * (4 - kept_axes) if kept_axes else ()
+            settings["divisor"] = torch.full(sums, number, dtype=compute_dtype)
+            settings["divisor"] = settings["divisor"].to(DEVICE)
+    assert kernels.supports(y_true, y_pred, *arguments, **settings)
+    upcast = y_true.to(compute_dtype), y_pred.to(compute_dtype)
+    if kept_axes is None:
+        arguments = {"beta": beta, "weight": weight}
+        output = kernels.weighted_losses(y_true, y_pred, **arguments)
+        expected = REFERENCE.weighted_losses(*upcast, **arguments)
+    else:
+        arguments = {"beta": beta, "weight": weight, **settings}
+        output = kernels.weighted_sum(y_true, y_pred, **arguments)
+        expected = REFERENCE.weighted_sum(*upcast, **arguments)
+    eps = torch.finfo(compute_dtype).eps
+    torch.testing.assert_close(output, expected, rtol=16 * eps, atol=eps)
+    incoming = make_grad_output(grad_output, output)
+    gradient, again, expected = (
+        torch.autograd.grad(x, y_pred, incoming, retain_graph=True)[0]
+        for x in (output, output, expected)
+    )
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient, expected, rtol=4 * eps, atol=eps**2)
+    torch.testing.assert_close(again, expected, rtol=4 * eps, atol=eps**2)
+    assert gradient.dtype == dtype
+    if layout != "strided" and not kept_axes:
+        assert gradient.stride() == y_pred.stride()
+
+
+@runs
+def test_elements_beyond_the_range_of_int32_are_counted_in_int64(monkeypatch):
+    monkeypatch.setattr(kernels, "MAX_INT32", 0)
+    shape, weight = (300, 7), make_weight((0,), (300, 7), is_mask=False)
+    kernels._plan.cache_clear()
+    y_true, y_pred = randn(shape), randn(shape).requires_grad_()
+    arguments = {"beta": (0.2,) * 7, "weight": weight}
+    for settings in ({"axes": None}, {"axes": (1,)}):
+        output, expected = (
+            x.weighted_sum(y_true, y_pred, **arguments, divisor=3, **settings)
+            for x in (kernels, REFERENCE)
+        )
+        torch.testing.assert_close(output, expected)
+    kernels._plan.cache_clear()
+
+
+@runs
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs the memory of a GPU")
+def test_more_than_2_to_the_31_elements_are_summed_right():
+    size = 2**31 + 5
+    y_true = torch.zeros(size, dtype=torch.float16, device=DEVICE)
+    y_pred = torch.full_like(y_true, 2.0).requires_grad_()
+    with torch.no_grad():
+        y_pred[-1] = 60_000.0
+    loss = SmoothL1Loss(reduction="sum")(y_true, y_pred)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(1.5 * (size - 1) + 59_999.5, rel=1e-6)
+    assert bool((y_pred.grad == 1).all())
+
+
+@runs
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_read_as_it_is_and_rounded_once(dtype, monkeypatch):
+    dtypes = []
+    run = kernels._run
+
+    def spy(y_pred, y_true, *arguments, **settings):
+        dtypes.extend((y_pred.dtype, y_true.dtype))
+        return run(y_pred, y_true, *arguments, **settings)
+
+    monkeypatch.setattr(kernels, "_run", spy)
+    y_true, y_pred = randn((64, 64), DTYPES[dtype]), randn((64, 64), DTYPES[dtype])
+    y_pred.requires_grad_()
+    # Without the scale most of this gradient would be 0 in float16.
+    scale = 2.0**16
+    loss = SmoothL1Loss(0.5)(y_true, y_pred)
+    (scale * loss).backward()
+    assert set(dtypes) == {DTYPES[dtype]}
+    exact_pred = y_pred.detach().double().requires_grad_()
+    exact = SmoothL1Loss(0.5, dtype="float64")(y_true.double(), exact_pred)
+    (scale * exact).backward()
+    assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=1e-6)
+    # Triton's interpreter cuts digits off where a GPU rounds to bfloat16.
+    cuts = kernels.INTERPRETED and dtype == "bfloat16"
+    rtol = torch.finfo(y_pred.dtype).eps if cuts else 0
+    expected = exact_pred.grad.to(y_pred.dtype)
+    torch.testing.assert_close(y_pred.grad, expected, rtol=rtol, atol=0)
+
+
+@runs
+@pytest.mark.parametrize("needs_grad_of", ["y_true", "weight"])
+def test_half_precision_goes_the_general_way_with_other_gradients(needs_grad_of):
+    y_true, y_pred = randn((8, 4), torch.bfloat16), randn((8, 4), torch.bfloat16)
+    weight = torch.rand(8).to(DEVICE)
+    inputs = {"y_true": y_true, "y_pred": y_pred, "weight": weight}
+    exact = {name: x.double() for name, x in inputs.items()}
+    for x in (inputs, exact):
+        x[needs_grad_of].requires_grad_()
+    SmoothL1Loss()(*inputs.values()).backward()
+    SmoothL1Loss(dtype="float64")(*exact.values()).backward()
+    x = inputs[needs_grad_of]
+    torch.testing.assert_close(
+        x.grad, exact[needs_grad_of].grad.to(x.dtype), rtol=1e-2, atol=1e-6
+    )
+
+
+@runs
+def test_many_elements_in_half_precision_are_counted_exactly():
+    y_true, y_pred = randn((70, 1000), torch.float16), randn((70, 1000), torch.float16)
+    mask = torch.rand(70).to(DEVICE) > 0.2
+    loss = SmoothL1Loss()
+    set_keras_mask(y_pred, mask)
+    exact = smooth_l1_loss(y_true.double(), y_pred.double())[mask].mean()
+    assert float(loss(y_true, y_pred)) == pytest.approx(float(exact), rel=1e-5)
+    metric = SmoothL1Error()
+    metric.update_state(y_true, y_pred)
+    assert float(metric.result()) == pytest.approx(float(exact), rel=1e-5)
+
+
+@runs
+def test_the_backward_pass_is_differentiable():
+    y_true, y_pred = randn((4, 3)).double(), randn((4, 3)).double().requires_grad_()
+    weight = torch.rand(4).to(DEVICE).double()
+    for reduction in ("mean_with_sample_weight", "sum", None):
+        loss = SmoothL1Loss(0.5, reduction=reduction, dtype="float64")
+        assert torch.autograd.gradgradcheck(
+            lambda x, loss=loss: loss(y_true, x, weight), y_pred, atol=1e-4
+        )
+
+
+@runs
+def test_a_sum_gives_the_same_bits_on_every_run():
+    y_true, y_pred = randn((1000, 333)), randn((1000, 333))
+    losses = {float(SmoothL1Loss()(y_true, y_pred)) for _ in range(5)}
+    assert len(losses) == 1
+
+
+@runs
+@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU is not waited for")
+@pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight", "sum", None])
+def test_nothing_waits_for_the_gpu(reduction):
+    y_true, y_pred = randn((64, 32, 4)), randn((64, 32, 4)).requires_grad_()
+    weight = torch.rand(64).to(DEVICE)
+    loss = SmoothL1Loss([0.1, 0.2, 0.3, 0.4], reduction=reduction)
+    grad_output = loss(y_true, y_pred, weight)  # what is copied once is copied now
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss(y_true, y_pred, weight).backward(grad_output)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@compiles
+@pytest.mark.parametrize("target", machine_code.TARGETS)
+@pytest.mark.parametrize("variant", machine_code.VARIANTS)
+def test_machine_code_reads_and_writes_each_element_once(target, variant):
+    settings = machine_code.VARIANTS[variant]
+    counts, elements = machine_code.instructions(target, **settings)
+    size = machine_code.SIZES[settings.get("dtype", "fp32")]
+    in_16_bytes = 16 // size
+    # A weight of each element is read beside y_true and y_pred, and so are betas.
+    tensors = 3 if variant in ("weight per element", "beta per output") else 2
+    assert counts["wide load"] == tensors * elements / in_16_bytes
+    assert counts["wide store"] == elements / in_16_bytes
+    # One weight serves several elements; the store is that of the tile's sum.
+    narrow = {"weight per image": 1, "mask per pixel": elements / 4}
+    assert counts["load"] <= narrow.get(variant, 0)
+    assert counts["store"] <= 1
+    # Rounded to the nearest: that of each element, and two of the tile.
+    assert elements <= counts["division"] <= elements + 3
+    assert counts["spill"] == 0
