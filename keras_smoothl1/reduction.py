@@ -124,9 +124,10 @@ def standardize_inputs(
         y_true, y_pred, sample_weight, mask = _values(
             y_true, y_pred, sample_weight, mask
         )
-    y_pred = validation.convert_to_tensor(
-        y_pred, backend.input_dtype(y_pred, dtype), "y_pred"
-    )
+    if not backend.needs_no_conversion(y_pred, dtype):
+        y_pred = validation.convert_to_tensor(
+            y_pred, backend.input_dtype(y_pred, dtype), "y_pred"
+        )
     y_true = squeeze_or_expand(_to_tensor_like(y_true, y_pred, dtype, "y_true"), y_pred)
     weight = sample_weight
     if mask is not None:

@@ -208,6 +208,10 @@ class Backend:
         """Returns the dtype in which x is needed to compute in dtype."""
         return dtype
 
+    def needs_no_conversion(self, x: Any, dtype: str) -> bool:
+        """Whether x is known to be what Keras would make of it for dtype."""
+        return False
+
     def same_dtype_and_device(self, x: Any, y: Tensor) -> bool:
         """Whether x is known to need no conversion to go with y."""
         return False

@@ -10,7 +10,8 @@ import keras
 import torch
 
 from keras_smoothl1.backends.base import Backend
-from keras_smoothl1.backends.torch import autograd, cpu, nested
+from keras_smoothl1.backends.torch import autograd, cpu, internals, nested
+from keras_smoothl1.keras_internals import get_torch_device
 from keras_smoothl1.typing import Axes, Beta, Size
 
 gpu: Any = None
@@ -112,6 +113,15 @@ class TorchBackend(Backend):
         if gpu and dtype == "float32" and gpu.upcasts(x):
             return keras.backend.standardize_dtype(x.dtype)
         return dtype
+
+    def needs_no_conversion(self, x: Any, dtype: str) -> bool:
+        return (
+            isinstance(x, torch.Tensor)
+            and x.dtype is getattr(torch, dtype)
+            and not torch.compiler.is_compiling()
+            and internals.is_plain_cpu_tensor(x)
+            and get_torch_device() == "cpu"
+        )
 
     def same_dtype_and_device(self, x: Any, y: torch.Tensor) -> bool:
         return (

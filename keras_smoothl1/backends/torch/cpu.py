@@ -77,6 +77,10 @@ def weighted_sum(
     weight: torch.Tensor | None,
     divisor: float,
 ) -> torch.Tensor:
+    if weight is None and aten.supports_small(y_pred, beta):
+        total, loss = aten.small_loss(y_true, y_pred, beta=beta, divisor=divisor)
+        if aten.is_exact(total, beta, y_pred):
+            return loss
     return _weighted(y_pred, (y_true, weight, beta, divisor))
 
 

@@ -6,8 +6,8 @@
   how operations are dispatched is active. There is no public function for that. A
   subclass may have the keys of a plain tensor, so the class is compared, too.
 - The level of forward-mode autodiff: the keys of a dual tensor are a plain one's, too.
-- torch's own kernels of this loss, which can write to a buffer. The functions in
-  torch.nn.functional cannot.
+- torch's own kernels of this loss, which can write to a buffer, and its own loss as
+  torch.nn.functional calls it. The function there cannot, and takes twice as long.
 
 tests/test_torch_internals.py fails when torch moves or changes any of them.
 """
@@ -24,10 +24,12 @@ __all__ = [
     "is_plain_gpu_tensor",
     "no_mode_is_active",
     "smooth_l1",
+    "smooth_l1_loss",
     "smooth_l1_slope",
 ]
 
 smooth_l1: Any = torch.ops.aten.smooth_l1_loss.out
+smooth_l1_loss: Any = torch._C._nn.smooth_l1_loss
 smooth_l1_slope: Any = torch.ops.aten.smooth_l1_loss_backward.grad_input
 
 
