@@ -87,12 +87,12 @@ class SmoothL1Error(keras.metrics.Metric):
             dtype=self._compute_dtype,
         )
         validation.check_beta_for(self.beta, y_pred)
-        y_pred = keras.ops.stop_gradient(y_pred)  # a metric has no backward pass
         weight = mask if weight is None else weight
-        losses = backend.weighted_sum(y_true, y_pred, self.beta, weight)
-        count = reduction.broadcast_sum(weight, y_pred)
-        self.total.assign_add(losses)
-        self.count.assign_add(keras.ops.cast(count, losses.dtype))
+        total, count = reduction.total_and_count(
+            y_true, y_pred, weight, static_beta=self.beta
+        )
+        self.total.assign_add(total)
+        self.count.assign_add(count)
 
     def result(self) -> Any:
         mean = backend.divide_no_nan(self.total.value, self.count.value)

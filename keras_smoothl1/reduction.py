@@ -113,6 +113,16 @@ def _loss(
     return loss if validation.compute_dtype(dtype) == dtype else ops.cast(loss, dtype)
 
 
+@functools.partial(backend.jit, static_argnames=("static_beta",))
+def total_and_count(
+    y_true: Tensor, y_pred: Tensor, weight: Tensor | None, *, static_beta: Beta
+) -> tuple[Tensor, Size]:
+    """Returns the sum of the weighted losses and that of the weights."""
+    total = backend.weighted_sum_no_grad(y_true, y_pred, static_beta, weight)
+    count = broadcast_sum(weight, y_pred)
+    return total, float(count) if isinstance(count, int) else count
+
+
 def standardize_inputs(
     y_true: Any, y_pred: Any, sample_weight: Any, mask: Any, *, dtype: str
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

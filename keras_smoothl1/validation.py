@@ -48,7 +48,7 @@ def standardize_beta(beta: Any, dtype: str) -> Beta:
 
 def _to_list(x: Any) -> Any:
     """A NumPy array of numbers as nested lists; anything else as it is."""
-    return x.tolist() if isinstance(x, np.ndarray) and x.dtype.kind in "iuf" else x
+    return x.tolist() if isinstance(x, np.ndarray) and _is_numeric(x) else x
 
 
 def _is_number(x: Any) -> bool:

@@ -112,6 +112,12 @@ class Backend:
         losses = self.weighted_losses(y_true, y_pred, beta, weight)
         return self.divide_no_nan(self.sum(losses, axes), divisor)
 
+    def weighted_sum_no_grad(
+        self, y_true: Tensor, y_pred: Tensor, beta: Beta, weight: Tensor | None = None
+    ) -> Tensor:
+        """Returns the sum of all weighted losses, which nothing differentiates."""
+        return self.weighted_sum(y_true, ops.stop_gradient(y_pred), beta, weight)
+
     def sum(self, x: Tensor, axes: Axes | None = None) -> Tensor:
         """Sums over axes, which stay as size 1, or over all of them to a scalar.
 

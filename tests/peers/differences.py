@@ -43,11 +43,6 @@ JAX = {
         AssertionError,
         "ValueError not raised",
     ),
-    r".*::test_function_(value|vmap|scan)_bfloat16__without_device": Difference(
-        "a beta from NumPy must be of one of NumPy's dtypes; bfloat16 is none",
-        TypeError,
-        "beta must be a positive number",
-    ),
 }
 
 TORCH = {

@@ -50,6 +50,15 @@ class TensorFlowBackend(Backend):
         total = gradients.weighted_sum(error, beta, weight, axes, 1)
         return self.divide_no_nan(total, divisor)
 
+    def weighted_sum_no_grad(
+        self, y_true: Tensor, y_pred: Tensor, beta: Beta, weight: Tensor | None = None
+    ) -> tf.Tensor:
+        if formula.half_underflows(beta, y_pred.dtype.name):
+            return super().weighted_sum_no_grad(y_true, y_pred, beta, weight)
+        if weight is not None:
+            weight = tf.cast(weight, y_pred.dtype)
+        return gradients.weighted_sum_no_grad(y_true, y_pred, beta, weight)
+
     def sum(self, x: Tensor, axes: Axes | None = None) -> tf.Tensor:
         return sums.sum_(x, axes)
 

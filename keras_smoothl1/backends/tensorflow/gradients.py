@@ -80,6 +80,14 @@ def weighted_sum(
     return total + zero(weight)
 
 
+def weighted_sum_no_grad(
+    y_true: tf.Tensor, y_pred: tf.Tensor, beta: Beta, weight: tf.Tensor | None
+) -> tf.Tensor:
+    """The sum of all weighted losses, without a rule for its gradient."""
+    inputs = (_constant_beta(beta, y_pred), y_pred, y_true, weight)
+    return _run(_losses, None, *(x for x in inputs if x is not None))
+
+
 # The gradients return None for what has no derivative, or has it from elsewhere. The
 # functions are made once, since tf.custom_gradient takes long to make one.
 
@@ -152,22 +160,41 @@ def _known(error: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
     )
 
 
-def _forward(axes: Axes | None, beta: tf.Tensor, *inputs: tf.Tensor) -> Any:
-    run: Any = functools.partial(_losses_and_slopes, sums.sum_, axes)
-    if tf.executing_eagerly() and not sums.is_small(inputs[0]):
-        run = _graph(axes, *((x.dtype, x.shape.rank) for x in (beta, *inputs)))
+def _forward(axes: Axes | None, *inputs: tf.Tensor) -> Any:
+    return _run(_losses_and_slopes, axes, *inputs)
+
+
+def _run(function: Callable[..., Any], axes: Axes | None, *inputs: tf.Tensor) -> Any:
+    """Calls a function of a beta and other tensors; of large eager ones, as a graph."""
+    beta, x, *_ = inputs
+    run: Any = functools.partial(function, sums.sum_, axes)
+    if tf.executing_eagerly() and not sums.is_small(x):
+        run = _graph(function, axes, *((x.dtype, x.shape.rank) for x in inputs))
     # stop_gradient: a tape would record what runs here, too.
-    return run(beta, *map(tf.stop_gradient, inputs))
+    return run(beta, *map(tf.stop_gradient, inputs[1:]))
 
 
 @functools.cache
-def _graph(axes: Axes | None, *kinds: tuple[Any, int]) -> Any:
+def _graph(
+    function: Callable[..., Any], axes: Axes | None, *kinds: tuple[Any, int]
+) -> Any:
     # Run one by one, the operations on large tensors take twice as long.
     return tf.function(
-        functools.partial(_losses_and_slopes, sums.float64_sum, axes),
+        functools.partial(function, sums.float64_sum, axes),
         input_signature=[tf.TensorSpec([None] * rank, dtype) for dtype, rank in kinds],
         autograph=False,
     )
+
+
+def _losses(
+    sum_: Callable[[tf.Tensor, Axes | None], tf.Tensor],
+    axes: Axes | None,
+    beta: tf.Tensor,
+    y_pred: tf.Tensor,
+    y_true: tf.Tensor,
+    *weight: tf.Tensor,
+) -> tf.Tensor:
+    return _losses_and_slopes(sum_, axes, beta, y_pred - y_true, *weight)[0]
 
 
 def _losses_and_slopes(

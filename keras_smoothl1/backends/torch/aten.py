@@ -2,9 +2,9 @@
 
 Four operations do what takes `cpu` seven; for a small tensor torch's own backward pass
 takes half as long as any that is written in Python. The derivative of torch's sum is
-the closed-form slope, rounded once. Its value squares the error, and so leaves the range of
-the dtype before the loss does, but the sum shows whether that can have cost it a digit:
-`is_exact` must be asked. It must match the sum of `cpu`, which takes the rest.
+the closed-form slope, rounded once. Its value squares the error, and so leaves the
+range of the dtype before the loss does, but the sum shows whether that can have cost it
+a digit: `is_exact` must be asked. It must match the sum of `cpu`, which takes the rest.
 """
 
 import torch
