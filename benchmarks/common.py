@@ -22,6 +22,7 @@ from rich.table import Table
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 
 IMAGE = (8, 8, 4)
+METRIC = "metric"
 BETA = 0.5
 OURS, HUBER = "keras_smoothl1", "keras.losses.Huber"
 MODES = {
@@ -56,13 +57,14 @@ def output_path(text):
     return path
 
 
-def add_cases(parser):
+def add_cases(parser, *others):
+    variants = [*VARIANTS, *others]
     parser.add_argument("--mode", nargs="+", help="eager, jit, graph or compiled")
     parser.add_argument(
         "--variant",
         nargs="+",
-        choices=VARIANTS,
-        default=list(VARIANTS),
+        choices=variants,
+        default=variants,
         metavar="VARIANT",
         help="plain, weights, mask ...",
     )
@@ -73,7 +75,9 @@ def chosen_cases(arguments):
     modes = MODES[backend()]
     if unknown := sorted(set(arguments.mode or ()) - set(modes)):
         sys.exit(f"--mode must be of {modes}. Received: {unknown}")
-    return list(itertools.product(arguments.mode or modes, arguments.variant))
+    cases = itertools.product(arguments.mode or modes, arguments.variant)
+    # Keras compiles a metric only as part of a step.
+    return [(mode, name) for mode, name in cases if name != METRIC or mode == "eager"]
 
 
 def hide_gpus():
@@ -216,6 +220,35 @@ def native(variant):
     return {name: elementwise if variant == "elementwise" else mean}
 
 
+def metric_updates(y_true, y_pred):
+    """For each metric by name, a function that adds the batch and waits for the end."""
+    import keras
+
+    from keras_smoothl1 import SmoothL1Error
+
+    peer = keras.metrics.MeanSquaredError()
+    metrics = {OURS: SmoothL1Error(BETA), "keras MeanSquaredError": peer}
+    return {name: _update(metric, y_true, y_pred) for name, metric in metrics.items()}
+
+
+def _update(metric, y_true, y_pred):
+    def run():
+        metric.update_state(y_true, y_pred)
+        for variable in metric.variables:
+            wait_for(variable.value)
+
+    return run
+
+
+def wait_for(x):
+    if backend() == "jax":
+        x.block_until_ready()
+    elif backend() == "torch" and x.is_cuda:
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def step(function, mode, y_true, y_pred, extra):
     """A function without arguments that runs one step and waits for its end."""
     make = {"torch": _torch_step, "jax": _jax_step, "tensorflow": _tensorflow_step}
@@ -233,8 +266,7 @@ def _torch_step(function, mode, y_true, y_pred, extra):
     def run():
         function(y_true, y_pred, extra).backward(grad_output)
         y_pred.grad = None
-        if y_pred.is_cuda:
-            torch.cuda.synchronize()
+        wait_for(y_pred)
 
     return run
 

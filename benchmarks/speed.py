@@ -2,6 +2,7 @@
 
     KERAS_BACKEND=torch python benchmarks/speed.py --json speed.json --figure speed.png
 
+A metric is updated, with no gradient, and compared with Keras's of the squared error.
 The implementations run in turn, in one process, and of each the median is kept. A ratio
 is the median of the ratios within a round: how many times as fast as the peer this
 package is. "Memory" is one pass that reads both inputs and writes as much into new
@@ -18,7 +19,7 @@ import sys
 import time
 
 import common
-from common import HUBER, OURS
+from common import HUBER, METRIC, OURS
 from rich.console import Console
 from rich.progress import Progress
 
@@ -27,7 +28,7 @@ LARGE = 20  # sizes from 2^20 on show how the cost grows
 
 def parse_arguments():
     parser = common.parser(__doc__.splitlines()[0])
-    common.add_cases(parser)
+    common.add_cases(parser, METRIC)
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -88,10 +89,13 @@ def choose_device(device):
 def measure(mode, variant, size, seconds):
     """Seconds of a step in each round, by implementation."""
     inputs = common.inputs(variant, size)
-    runs = {
-        name: common.step(function, mode, *inputs)
-        for name, function in common.implementations(variant).items()
-    }
+    if variant == METRIC:
+        runs = common.metric_updates(*inputs[:2])
+    else:
+        runs = {
+            name: common.step(function, mode, *inputs)
+            for name, function in common.implementations(variant).items()
+        }
     runs["memory"] = memory_pass(*inputs[:2])
     for run in runs.values():
         run()  # compiles
@@ -113,14 +117,7 @@ def memory_pass(y_true, y_pred):
         subtract = jax.jit(jax.numpy.subtract)
         return lambda: subtract(y_pred, y_true).block_until_ready()
     if common.backend() == "torch":
-        import torch
-
-        def run():
-            result = torch.sub(y_pred, y_true)
-            if result.is_cuda:
-                torch.cuda.synchronize()
-
-        return run
+        return lambda: common.wait_for(y_pred - y_true)
     return lambda: y_pred - y_true
 
 
@@ -208,6 +205,8 @@ def draw(result, path):
                 label=name,
             )
         for variant, variant_rows in variants.items():
+            if HUBER not in variant_rows[0]["ratio"]:
+                continue
             below.plot(
                 [row["size"] for row in variant_rows],
                 [row["ratio"][HUBER] for row in variant_rows],

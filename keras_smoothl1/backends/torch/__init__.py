@@ -119,8 +119,7 @@ class TorchBackend(Backend):
             isinstance(x, torch.Tensor)
             and x.dtype is getattr(torch, dtype)
             and not torch.compiler.is_compiling()
-            and internals.is_plain_cpu_tensor(x)
-            and get_torch_device() == "cpu"
+            and _is_plain_on(get_torch_device(), x)
         )
 
     def same_dtype_and_device(self, x: Any, y: torch.Tensor) -> bool:
@@ -146,6 +145,17 @@ class TorchBackend(Backend):
 
     def with_rows_of(self, y_pred: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
         return nested.with_rows_of(y_pred, losses)
+
+
+def _is_plain_on(device: str, x: torch.Tensor) -> bool:
+    """Whether x is a plain tensor where Keras would move it."""
+    return (
+        internals.is_plain_cpu_tensor(x)
+        if device == "cpu"
+        else device == "cuda"
+        and internals.is_plain_gpu_tensor(x)
+        and x.get_device() == torch.cuda.current_device()
+    )
 
 
 def _upcast(x: Any) -> Any:
