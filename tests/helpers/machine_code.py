@@ -66,8 +66,7 @@ def instructions(target, **variant):
         kind: sum(bool(re.match(pattern, name)) for name in names) / 2
         for kind, pattern in kinds.items()
     }
-    threads = kernel.metadata.num_warps * kernel.metadata.warp_size
-    return counts, tile_size // threads
+    return counts, tile_size // kernels.THREADS
 
 
 def compile_mean(
@@ -105,7 +104,8 @@ def compile_mean(
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernels._kernel, signature, constants, attributes)
     named = dict(zip(names, arguments, strict=True))
-    return (
-        triton.compile(source, target=TARGETS[target]),
-        named["tile_rows"] * named["tile_columns"],
-    )
+    target = TARGETS[target]
+    warps = kernels.THREADS // target.warp_size
+    options = {**kernels.OPTIONS, "num_warps": warps}
+    tile_size = named["tile_rows"] * named["tile_columns"]
+    return triton.compile(source, target=target, options=options), tile_size

@@ -25,6 +25,12 @@ from keras_smoothl1.typing import Axes, Beta
 # Triton reads it when a kernel is defined, and then runs the kernel on CPU tensors.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TILE_SIZE = 2048  # elements of a program
+THREADS = 256  # of a program
+OPTIONS = {
+    "num_warps": THREADS // (64 if torch.version.hip else 32),
+    # Each operation rounds by itself, as in the reference.
+    "enable_fp_fusion": False,
+}
 SHORT_RUN = 256  # elements that share a weight, up to which rows of them are too short
 SMALL = 2**20  # elements up to which a launch takes longer than the work
 MAX_INT32 = 2**31 - 1
@@ -460,11 +466,13 @@ def _launch(
         device,
         constants,
     )
-    kernel = plan.compiled.get(key, _kernel)
     arguments = (*tensors, *numbers, *plan.numbers, *plan.constants, *constants)
-    launched = kernel[(plan.programs, 1, 1)](*arguments)
-    if kernel is _kernel:
-        plan.compiled[key] = _kernel if launched is None else launched
+    grid = plan.programs, 1, 1
+    kernel = plan.compiled.get(key)
+    if kernel is None:
+        plan.compiled[key] = _kernel[grid](*arguments, **OPTIONS)
+    else:
+        kernel[grid](*arguments)
 
 
 def _reordered(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
