@@ -116,7 +116,7 @@ def _loss(
 @functools.partial(backend.jit, static_argnames=("static_beta",))
 def total_and_count(
     y_true: Tensor, y_pred: Tensor, weight: Tensor | None, *, static_beta: Beta
-) -> tuple[Tensor, Size]:
+) -> tuple[Tensor, Tensor | float]:
     """Returns the sum of the weighted losses and that of the weights."""
     total = backend.weighted_sum_no_grad(y_true, y_pred, static_beta, weight)
     count = broadcast_sum(weight, y_pred)

@@ -10,6 +10,9 @@ import keras
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Its import needs torch and Triton; test_triton.py asks for them.
+collect_ignore = ["helpers/machine_code.py"]
+
 settings.register_profile(
     "default",
     max_examples=60,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.autodiff import BACKEND
 
-from keras_smoothl1 import SmoothL1Loss
+from keras_smoothl1 import SmoothL1Error, SmoothL1Loss
 
 SHAPE = (64, 64, 64, 4)
 BETAS = [0.1, 0.1, 0.2, 0.5]
@@ -136,12 +136,18 @@ if BACKEND == "jax":
         entry = compiled.as_text().split("ENTRY")[1]
         assert 1 <= entry.count(" fusion(") <= loops
 
-    def test_an_eager_call_is_compiled_once(caplog):
-        loss = SmoothL1Loss(0.123)
+    @pytest.mark.parametrize(
+        ("call", "name"),
+        [
+            (SmoothL1Loss(0.123), "_loss"),
+            (SmoothL1Error(0.123).update_state, "total_and_count"),
+        ],
+    )
+    def test_an_eager_call_is_compiled_once(caplog, call, name):
         with jax.log_compiles():
             for _ in range(3):
-                loss(Y_TRUE, Y_PRED)
-        compiled = [x for x in caplog.messages if "Compiling" in x and "_loss" in x]
+                call(Y_TRUE, Y_PRED)
+        compiled = [x for x in caplog.messages if "Compiling" in x and name in x]
         assert len(compiled) == 1
 
 
@@ -186,8 +192,14 @@ if BACKEND == "tensorflow":
     def test_eager_calls_trace_one_graph_for_all_sizes():
         from keras_smoothl1.backends.tensorflow import gradients
 
-        loss = SmoothL1Loss(0.5)
+        loss, metric = SmoothL1Loss(0.5), SmoothL1Error(0.5)
         for size in (16, 32, 48):
             loss(Y_TRUE[:size], Y_PRED[:size])
-        kinds = ((tf.float32, 0), (tf.float32, len(SHAPE)))
-        assert gradients._graph(None, *kinds).experimental_get_tracing_count() == 1
+            metric.update_state(Y_TRUE[:size], Y_PRED[:size])
+        beta, tensor = (tf.float32, 0), (tf.float32, len(SHAPE))
+        for function, *kinds in (
+            (gradients._losses_and_slopes, beta, tensor),
+            (gradients._losses, beta, tensor, tensor),
+        ):
+            graph = gradients._graph(function, None, *kinds)
+            assert graph.experimental_get_tracing_count() == 1

@@ -68,10 +68,15 @@ def test_slopes_are_never_steeper_than_1_nor_nan(beta):
     np.testing.assert_allclose(by_pred[normal], slope[normal], rtol=2e-7)
 
 
-def test_the_mean_of_many_tiny_errors_keeps_its_gradient():
-    errors = np.full(2**16, 1e-29, "float32")
-    _, (_, by_pred) = value_and_gradients(SmoothL1Loss(1e-28), errors * 0, errors)
-    np.testing.assert_allclose(by_pred, 0.1 / 2**16, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("error", "beta", "size"), [(1e-29, 1e-28, 2**16), (1e-20, 1e-3, 2**10)]
+)
+def test_the_mean_of_many_tiny_errors_keeps_its_digits(error, beta, size):
+    # The square of either error is no normal number.
+    errors = np.full(size, error, "float32")
+    value, (_, by_pred) = value_and_gradients(SmoothL1Loss(beta), errors * 0, errors)
+    np.testing.assert_allclose(value, error**2 / (2 * beta), rtol=1e-6)
+    np.testing.assert_allclose(by_pred, error / beta / size, rtol=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0])

@@ -1,6 +1,7 @@
 """Values, reductions, reduce_dims and shapes, by numbers worked out by hand."""
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers import oracle
@@ -156,7 +157,10 @@ def test_one_beta_for_each_entry_of_the_last_axis():
         np.testing.assert_array_equal(to_numpy(result), expected)
 
 
-@pytest.mark.parametrize("beta", [2, np.float32(2), np.int64(2), np.array(2.0)])
+@pytest.mark.parametrize(
+    "beta",
+    [2, np.float32(2), np.int64(2), np.array(2.0), np.array(2, ml_dtypes.bfloat16)],
+)
 def test_beta_may_be_any_real_number(beta):
     assert SmoothL1Loss(beta).beta == 2.0
     assert type(SmoothL1Loss(beta).beta) is float

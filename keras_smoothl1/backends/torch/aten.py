@@ -10,7 +10,6 @@ a digit: `is_exact` must be asked. It must match the sum of `cpu`, which takes t
 import torch
 
 from keras_smoothl1.backends.torch import internals
-from keras_smoothl1.typing import Beta
 
 MANY = 2**8  # elements whose roundings are lost in their sum
 SMALL = 2**16  # elements up to which the calls take longer than the work
@@ -61,18 +60,14 @@ def loss_sum(
     return total, gradient
 
 
-def supports_small(y_pred: torch.Tensor, beta: Beta) -> bool:
+def supports_small(y_pred: torch.Tensor, beta: float) -> bool:
     """Whether torch's own loss, with its own gradient, is worth a try.
 
     Few losses show the two or three roundings of each. Where beta is not below eps,
     what the gradient may lose out of the dtype's range is less than its smallest
     normal number.
     """
-    return (
-        isinstance(beta, float)
-        and MANY <= y_pred.numel() <= SMALL
-        and beta >= LIMITS[y_pred.dtype].eps
-    )
+    return MANY <= y_pred.numel() <= SMALL and beta >= LIMITS[y_pred.dtype].eps
 
 
 def small_loss(

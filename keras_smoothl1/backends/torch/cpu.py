@@ -77,7 +77,7 @@ def weighted_sum(
     weight: torch.Tensor | None,
     divisor: float,
 ) -> torch.Tensor:
-    if weight is None and aten.supports_small(y_pred, beta):
+    if weight is None and isinstance(beta, float) and aten.supports_small(y_pred, beta):
         total, loss = aten.small_loss(y_true, y_pred, beta=beta, divisor=divisor)
         if aten.is_exact(total, beta, y_pred):
             return loss
