@@ -259,6 +259,8 @@ def _torch_step(function, mode, y_true, y_pred, extra):
     import torch
 
     if mode == "compiled":
+        # Else a function that was compiled for eight other cases would run eagerly.
+        torch.compiler.reset()
         function = torch.compile(function)
     y_pred = y_pred.detach().requires_grad_()
     grad_output = torch.ones_like(function(y_true, y_pred, extra))

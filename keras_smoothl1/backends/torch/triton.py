@@ -507,9 +507,13 @@ def supports(
         # A tensor of torch.inference_mode() cannot be saved for the backward pass.
         and not (y_pred.requires_grad and y_true.is_inference())
         and y_pred.numel() > 0
-        and (weight is None or _is_constant(weight))
-        and (isinstance(divisor, int) or _is_constant(divisor))
-        and (isinstance(beta, float | tuple) or _is_constant(beta))
+        and y_true.device == y_pred.device
+        and (weight is None or _is_constant(weight, y_pred))
+        and (isinstance(divisor, int) or _is_constant(divisor, y_pred))
+        and (
+            isinstance(beta, float | tuple)
+            or (_is_constant(beta, y_pred) and beta.dim() == 0)
+        )
         and (axes is None or axes == tuple(range(y_pred.dim()))[-len(axes) :])
     )
 
@@ -530,8 +534,8 @@ def _compiles_for(device: torch.device) -> bool:
     return INTERPRETED or torch.cuda.get_device_capability(device) >= (7, 0)
 
 
-def _is_constant(x: torch.Tensor) -> bool:
-    return _is_plain(x) and not x.requires_grad
+def _is_constant(x: torch.Tensor, y_pred: torch.Tensor) -> bool:
+    return _is_plain(x) and not x.requires_grad and x.device == y_pred.device
 
 
 def weighted_losses(
