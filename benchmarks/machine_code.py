@@ -21,7 +21,6 @@ HEADINGS = [
 # torch's own mean reads both inputs and writes the losses, reads those, and in the
 # backward pass reads both inputs again and writes the gradient.
 SWEEPS_OF_TORCH = 7
-OF_THE_TILE = 2  # divisions: of its sum, and of the incoming gradient
 
 
 def main():
@@ -45,7 +44,7 @@ def per_element(counts, elements):
         16 * counts["wide load"] / elements,
         counts["load"] / elements,
         16 * counts["wide store"] / elements,
-        (counts["division"] - OF_THE_TILE) // elements,
+        counts["division"] // elements,  # the tile itself has one or two
         counts["spill"],
     )
     return tuple(f"{number:.2g}" for number in numbers)

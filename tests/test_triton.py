@@ -4,6 +4,7 @@ The numbers need a GPU, or TRITON_INTERPRET=1, with which Triton runs the kernel
 tensors. The machine code is compiled for GPUs that need not be there.
 """
 
+import keras
 import pytest
 from helpers.autodiff import BACKEND
 from helpers.pairwise import pairwise
@@ -18,7 +19,7 @@ pytest.importorskip("triton")
 from helpers import machine_code
 from keras.src.backend.common.masking import set_keras_mask
 
-from keras_smoothl1 import SmoothL1Error, SmoothL1Loss, smooth_l1_loss
+from keras_smoothl1 import SmoothL1Error, SmoothL1Loss, backends, smooth_l1_loss
 from keras_smoothl1.backends.base import Backend
 from keras_smoothl1.backends.torch import gpu
 from keras_smoothl1.backends.torch import triton as kernels
@@ -237,6 +238,66 @@ def test_the_backward_pass_is_differentiable():
         assert torch.autograd.gradgradcheck(
             lambda x, loss=loss: loss(y_true, x, weight), y_pred, atol=1e-4
         )
+
+
+@runs
+def test_a_second_derivative_sees_the_error_before_it_is_rounded_to_float16():
+    # In float16 the error would be 1, which is beta: there the slope is constant.
+    y_true = torch.full((4,), 2.0**-12, dtype=torch.float16, device=DEVICE)
+    y_pred = torch.ones_like(y_true).requires_grad_()
+    loss = SmoothL1Loss(1.0, reduction="sum")(y_true, y_pred)
+    (gradient,) = torch.autograd.grad(loss, y_pred, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.float().sum(), y_pred)
+    assert second.tolist() == [1.0] * 4
+
+
+@runs
+def test_a_prediction_that_is_saved_in_another_layout_keeps_its_gradient():
+    y_true = randn((2, 5, 3, 4), torch.float16)
+    y_pred = in_layout(randn((2, 5, 3, 4), torch.float16), "channels first")
+    loss, gradients = SmoothL1Loss(0.5, reduction="sum"), []
+    for pack in (lambda x: x, lambda x: x.clone(memory_format=torch.contiguous_format)):
+        x = y_pred.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            (100 * loss(y_true, x)).backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@runs
+@pytest.mark.parametrize("shape", [(2**17,), (2, 2**16)])
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_a_mean_of_many_tiny_losses_keeps_its_digits(shape, has_mask):
+    # The loss is a normal number, and its share in a mean is none.
+    error = 2.0**-62 * 1.5
+    y_pred = torch.full(shape, error, device=DEVICE)
+    mask = torch.ones(shape, dtype=torch.bool, device=DEVICE) if has_mask else None
+    for settings in ({}, {"reduce_dims": -1, "reduction": None}):
+        loss = SmoothL1Loss(1.0, **settings)
+        if has_mask:
+            set_keras_mask(y_pred, mask)
+        output = loss(torch.zeros_like(y_pred), y_pred).double()
+        expected = torch.full_like(output, error**2 / 2)
+        torch.testing.assert_close(output, expected, rtol=2e-6, atol=0)
+
+
+@runs
+def test_half_precision_is_compiled_by_torch_without_graph_breaks():
+    y_true, y_pred = randn((8, 4), torch.bfloat16), randn((8, 4), torch.bfloat16)
+    loss = SmoothL1Loss(0.5)
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(y_true, y_pred), loss(y_true, y_pred))
+
+
+@runs
+def test_half_precision_that_keras_moves_is_computed_in_float32():
+    # Nothing upcasts on the device to which Keras moves it.
+    y_pred = torch.full((300,), 1000.0, dtype=torch.float16)
+    with keras.device("cpu"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends.torch, "_is_plain_on", lambda *_: False)
+        patch.setattr(backends.torch.gpu, "supports", lambda *_, **__: False)
+        loss = SmoothL1Loss()(torch.zeros_like(y_pred), y_pred)
+    assert float(loss) == 999.5
 
 
 @runs

@@ -3,7 +3,9 @@
 import importlib.util
 import math
 import os
+import pathlib
 import shutil
+import sysconfig
 from typing import Any
 
 import keras
@@ -14,14 +16,28 @@ from keras_smoothl1.backends.torch import autograd, cpu, internals, nested
 from keras_smoothl1.keras_internals import get_torch_device
 from keras_smoothl1.typing import Axes, Beta, Size
 
-gpu: Any = None
-# Triton compiles a kernel's launch with a C compiler. Its interpreter needs none.
-if importlib.util.find_spec("triton") and (
-    os.environ.get("TRITON_INTERPRET") == "1"
-    or (
+
+def _triton_compiles() -> bool:
+    """Whether Triton finds what it compiles with, for a GPU that is there."""
+    # As Triton looks for it: the launch of a kernel is written in C.
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    header = pathlib.Path(sysconfig.get_path("include"), "Python.h")
+    return (
         torch.cuda.is_available()
-        and any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang", "cc")))
+        and header.exists()
+        and any(map(shutil.which, compilers))
     )
+
+
+def _triton_is_installed() -> bool:
+    spec = importlib.util.find_spec("triton")
+    # A mere folder of that name has no origin.
+    return spec is not None and spec.origin is not None
+
+
+gpu: Any = None
+if _triton_is_installed() and (
+    os.environ.get("TRITON_INTERPRET") == "1" or _triton_compiles()
 ):
     from keras_smoothl1.backends.torch import triton as gpu
 
@@ -110,7 +126,13 @@ class TorchBackend(Backend):
         return size if isinstance(size, int) else x.new_full((), size)
 
     def input_dtype(self, x: Any, dtype: str) -> str:
-        if gpu and dtype == "float32" and gpu.upcasts(x):
+        # Keras may move it to where nothing upcasts.
+        if (
+            gpu
+            and dtype == "float32"
+            and gpu.upcasts(x)
+            and _is_plain_on(get_torch_device(), x)
+        ):
             return keras.backend.standardize_dtype(x.dtype)
         return dtype
 

@@ -1,6 +1,6 @@
 """Eager PyTorch on a CPU: a plain sum by torch's own kernels, where they are exact.
 
-Four operations do what takes `cpu` seven; for a small tensor torch's own backward pass
+Four operations replace the seven of `cpu`; for a small tensor torch's own backward pass
 takes half as long as any that is written in Python. The derivative of torch's sum is
 the closed-form slope, rounded once. Its value squares the error, and so leaves the
 range of the dtype before the loss does, but the sum shows whether that can have cost it
@@ -11,22 +11,15 @@ import torch
 
 from keras_smoothl1.backends.torch import internals
 
-MANY = 2**8  # elements whose roundings are lost in their sum
-SMALL = 2**16  # elements up to which the calls take longer than the work
+MIN_SIZE = 2**8  # elements from which on the roundings of each are lost in the sum
 BLOCK_SIZE = 2**20  # elements: 4 MB, which stay in the cache and keep the threads busy
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 LIMITS = {dtype: torch.finfo(dtype) for dtype in (torch.float32, torch.float64)}
 
 
-def supports(y_true: torch.Tensor, y_pred: torch.Tensor) -> bool:
-    """Whether these plain tensors are large enough.
-
-    Up to one block they must also be contiguous; above that, copying them pays.
-    """
-    size = y_pred.numel()
-    return size > SMALL and (
-        size > BLOCK_SIZE or (y_pred.is_contiguous() and y_true.is_contiguous())
-    )
+def supports_blocks(y_pred: torch.Tensor) -> bool:
+    """Whether plain tensors are so large that copying them to blocks pays."""
+    return y_pred.numel() > BLOCK_SIZE
 
 
 def loss_sum(
@@ -60,17 +53,17 @@ def loss_sum(
     return total, gradient
 
 
-def supports_small(y_pred: torch.Tensor, beta: float) -> bool:
+def supports_one_block(y_pred: torch.Tensor, beta: float) -> bool:
     """Whether torch's own loss, with its own gradient, is worth a try.
 
-    Few losses show the two or three roundings of each. Where beta is not below eps,
-    what the gradient may lose out of the dtype's range is less than its smallest
-    normal number.
+    In a sum of few, the two or three roundings of each loss still show. The gradient
+    may underflow on the way; if beta is not below eps, what it loses by that is less
+    than the smallest normal number.
     """
-    return MANY <= y_pred.numel() <= SMALL and beta >= LIMITS[y_pred.dtype].eps
+    return MIN_SIZE <= y_pred.numel() <= BLOCK_SIZE and beta >= LIMITS[y_pred.dtype].eps
 
 
-def small_loss(
+def loss_of_one_block(
     y_true: torch.Tensor, y_pred: torch.Tensor, *, beta: float, divisor: float
 ) -> tuple[float, torch.Tensor]:
     """Returns the sum of the losses, and the differentiable sum / divisor."""

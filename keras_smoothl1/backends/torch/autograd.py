@@ -48,8 +48,8 @@ def weighted_slope(
 
     It is the gradient of a kernel, where that is to be differentiated or transformed.
     """
-    error = y_pred - y_true
-    error = error.to(torch.promote_types(error.dtype, torch.float32))
+    dtype = torch.promote_types(y_pred.dtype, torch.float32)
+    error = y_pred.to(dtype) - y_true.to(dtype)
     if weight is not None:
         error = torch.where(weight != 0, error, 0)
     _, slope = value_and_slope(error, beta)

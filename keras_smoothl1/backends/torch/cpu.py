@@ -35,6 +35,8 @@ def supports(
         and internals.no_mode_is_active()
         and internals.is_plain_cpu_tensor(y_pred)
         and internals.is_plain_cpu_tensor(y_true)
+        and y_pred.dtype in aten.LIMITS
+        and y_true.dtype is y_pred.dtype
         and not y_true.requires_grad
         # A tensor of torch.inference_mode() cannot be saved for the backward pass.
         and not (y_pred.requires_grad and y_true.is_inference())
@@ -77,8 +79,12 @@ def weighted_sum(
     weight: torch.Tensor | None,
     divisor: float,
 ) -> torch.Tensor:
-    if weight is None and isinstance(beta, float) and aten.supports_small(y_pred, beta):
-        total, loss = aten.small_loss(y_true, y_pred, beta=beta, divisor=divisor)
+    if (
+        weight is None
+        and isinstance(beta, float)
+        and aten.supports_one_block(y_pred, beta)
+    ):
+        total, loss = aten.loss_of_one_block(y_true, y_pred, beta=beta, divisor=divisor)
         if aten.is_exact(total, beta, y_pred):
             return loss
     return _weighted(y_pred, (y_true, weight, beta, divisor))
@@ -131,7 +137,7 @@ def _forward(
     """The weighted losses, or their sum over divisor; and the gradient, if needed."""
     y_pred = y_pred.detach()
     if isinstance(beta, float):
-        if weight is None and divisor is not None and aten.supports(y_true, y_pred):
+        if weight is None and divisor is not None and aten.supports_blocks(y_pred):
             total, gradient = aten.loss_sum(
                 y_true, y_pred, beta=beta, divisor=divisor, needs_grad=needs_grad
             )

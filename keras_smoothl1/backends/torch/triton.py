@@ -68,6 +68,7 @@ def _kernel(
     weight_by_row: tl.constexpr,
     sums: tl.constexpr,
     sums_by_row: tl.constexpr,
+    divides_sums: tl.constexpr,
     static_row_size: tl.constexpr,
     tile_rows: tl.constexpr,
     tile_columns: tl.constexpr,
@@ -109,6 +110,7 @@ def _kernel(
                 weight_by_row,
                 sums,
                 sums_by_row,
+                divides_sums,
                 grad_by_element,
                 dtype,
             )
@@ -125,6 +127,7 @@ def _kernel(
                 weight_by_row,
                 sums,
                 sums_by_row,
+                divides_sums,
                 grad_by_element,
                 dtype,
             )
@@ -143,6 +146,7 @@ def _tile(
     weight_by_row: tl.constexpr,
     sums: tl.constexpr,
     sums_by_row: tl.constexpr,
+    divides_sums: tl.constexpr,
     grad_by_element: tl.constexpr,
     dtype: tl.constexpr,
 ):
@@ -171,7 +175,7 @@ def _tile(
     slope = _divide(clipped, bound, dtype)
     divided_by = divisor.to(dtype)
     if divisors is not None:
-        divided_by = _load_sum(divisors, row, row_mask, sums_by_row).to(dtype)
+        divided_by = _load_by_row(divisors, row, row_mask, sums_by_row).to(dtype)
     if output is not None:
         losses = _times(slope * (error - 0.5 * clipped), factor)
         if sums:
@@ -179,10 +183,13 @@ def _tile(
                 losses = tl.where(mask, losses, 0)
             if sums_by_row:
                 total = tl.sum(losses, 1, keep_dims=True)
-                total = _divide_no_nan(total, divided_by, dtype)
+                if divides_sums:
+                    total = _divide_no_nan(total, divided_by, dtype)
                 tl.store(output + row_sum, total, row_mask)
             else:
-                total = _divide_no_nan(tl.sum(losses), divided_by, dtype)
+                total = tl.sum(losses)
+                if divides_sums:
+                    total = _divide_no_nan(total, divided_by, dtype)
                 tl.store(output + program, total)
         else:
             tl.store(output + index, losses, mask)
@@ -192,13 +199,13 @@ def _tile(
             if grad_by_element:
                 scale = _load(grad_output, index, mask).to(dtype)
             else:
-                scale = _load_sum(grad_output, row, row_mask, sums_by_row).to(dtype)
+                scale = _load_by_row(grad_output, row, row_mask, sums_by_row).to(dtype)
             scale = _divide_no_nan(scale, divided_by, dtype)
         tl.store(gradient + index, _times(scale, factor) * slope, mask)
 
 
 @triton.jit
-def _load_sum(x, row, row_mask, sums_by_row: tl.constexpr):
+def _load_by_row(x, row, row_mask, sums_by_row: tl.constexpr):
     return _load(x, row, row_mask) if sums_by_row else tl.load(x)
 
 
@@ -206,8 +213,9 @@ def _load_sum(x, row, row_mask, sums_by_row: tl.constexpr):
 def _entry(index, run: tl.constexpr, period: tl.constexpr, repeats):
     """Where the entry for an element lies in a tensor that is broadcast.
 
-    Each entry serves a run of elements, and a period of entries is repeated so many
-    times before the next one. None is a run of 1, no period, and repeats to the end.
+    run: how many elements in a row an entry serves; None for 1.
+    period: after how many entries they begin again; None if they do not.
+    repeats: how often they do before the next period; None if to the end.
     """
     entry = index
     if run is not None:
@@ -241,7 +249,7 @@ def _divide_no_nan(x, y, dtype: tl.constexpr):
     return tl.where(y == 0, 0.0, _divide(x, tl.where(y == 0, 1.0, y), dtype))
 
 
-# --- Its launch
+# --- The launch
 
 
 class _Plan(NamedTuple):
@@ -279,7 +287,7 @@ def _plan(
     size, sums_shape = math.prod(shape), shape[:kept] + (1,) * (rank - kept)
     pattern = _pattern(weight_shape, shape)
     run, period, repeats = pattern or (None, None, None)
-    # A single beta in a tensor has a period of 1.
+    # A single beta in a tensor has a period of 1: the entry is always 0.
     betas_run, betas_period, _ = _pattern(betas_shape, shape) or (None, 1, None)
     rows = math.prod(sums_shape)
     if not kept and period is None and run is not None and run > SHORT_RUN:
@@ -308,6 +316,8 @@ def _plan(
             weight_by_row,
             kept_axes is not None,  # sums
             kept > 0,  # sums_by_row
+            # A part of a tiny sum, divided, would be no normal number.
+            (splits if kept else programs) == 1,  # divides_sums
             # Known to the compiler, a short row can be read by wide loads.
             row_size if rows > 1 and row_size <= SHORT_RUN else None,
             tile_rows,
@@ -362,11 +372,14 @@ def _next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _tensor_of(
     beta: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Returns betas as a tensor. They are copied to the GPU once."""
+    """Returns betas as a tensor. They are copied to the GPU once.
+
+    And stay there, since a graph of CUDA's that was captured reads them from there.
+    """
     return torch.tensor(beta, dtype=dtype, device=device)
 
 
@@ -411,6 +424,9 @@ def _run(
             gradient_of_one = gradient_of_one.permute(order)
         if grad_output is not None and kept_axes is None:
             grad_output = grad_output.permute(order)
+    if gradient_of_one is not None and not gradient_of_one.is_contiguous():
+        # y_pred was saved and came back in another layout.
+        gradient_of_one = None
     y_pred, y_true = y_pred.contiguous(), y_true.contiguous()
     if weight is not None:
         weight = weight.expand(y_pred.shape) if plan.expands_weight else weight
@@ -442,6 +458,11 @@ def _run(
     if output is not None and kept_axes is not None:
         if plan.output_shape[-1] > 1:
             output = output.sum(-1)
+            if divisors is not None:
+                quotients = output / divisors.view(output.shape)
+                output = torch.where(divisors.view(output.shape) == 0, 0, quotients)
+            elif divisor > 1:
+                output = output / divisor
         output = output.view(plan.sums_shape)
     elif output is not None and order is not None:
         output = _reordered(output, order)
@@ -479,7 +500,7 @@ def _reordered(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     return x.permute([order.index(axis) for axis in range(len(order))])
 
 
-# --- What the backend calls
+# --- What the backend calls, and its gradient
 
 
 def supports(
@@ -523,8 +544,8 @@ def upcasts(x: Any) -> bool:
     return (
         isinstance(x, torch.Tensor)
         and x.dtype in HALF_DTYPES
-        and _is_plain(x)
         and internals.no_mode_is_active()
+        and _is_plain(x)
     )
 
 
@@ -574,7 +595,8 @@ class _Weighted(torch.autograd.Function):
     def forward(
         ctx: Any, y_pred: torch.Tensor, arguments: tuple[Any, ...]
     ) -> torch.Tensor:
-        y_true, weight, *ctx.numbers, ctx.kept_axes = arguments
+        y_true, weight, beta, divisor, ctx.kept_axes = arguments
+        ctx.numbers = beta, divisor
         tensors = (x if isinstance(x, torch.Tensor) else None for x in ctx.numbers)
         ctx.save_for_backward(y_pred, y_true, weight, *tensors)
         # A sum of all is often the end of a step: its own gradient is 1 then.
