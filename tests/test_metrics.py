@@ -20,6 +20,13 @@ def test_batches_add_up_to_the_mean_over_all_elements():
     np.testing.assert_allclose(to_numpy(metric.result()), expected, rtol=1e-6)
 
 
+def test_beta_may_be_so_small_that_its_half_is_no_normal_number():
+    metric = SmoothL1Error(beta=1.5e-38)
+    metric.update_state(Y_TRUE, Y_PRED)
+    expected = np.mean(np.abs(Y_PRED - Y_TRUE))
+    np.testing.assert_allclose(to_numpy(metric.result()), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(), (6,), (6, 5), (6, 1), (1, 5)])
 def test_with_weights_it_is_the_weighted_mean(shape):
     weight = RNG.integers(0, 3, shape).astype("float32") + (shape == ())

@@ -125,12 +125,13 @@ def test_neither_order_of_memory_changes_a_number(monkeypatch, reduction):
     ("error", "beta"),
     [(1e-22, 1e-10), (1e-30, 1.0), (3e19, 1e20), (1e30, 1e36), (0.0, 1.0), (0.3, 1.0)],
 )
-def test_no_digit_is_lost_where_squares_leave_the_range(error, beta):
-    y_pred = torch.full((2**17,), error, requires_grad=True)
+@pytest.mark.parametrize("size", [2**12, 2 * BLOCK_SIZE])
+def test_no_digit_is_lost_where_squares_leave_the_range(error, beta, size):
+    y_pred = torch.full((size,), error, requires_grad=True)
     value = SmoothL1Loss(beta, "sum")(torch.zeros_like(y_pred), y_pred)
     value.backward()
     error, beta = float(np.float32(error)), float(np.float32(beta))
-    expected = 2**17 * (error / beta) * (error / 2)
+    expected = size * (error / beta) * (error / 2)
     np.testing.assert_allclose(value.item(), expected, rtol=1e-6, atol=1e-40)
     np.testing.assert_allclose(y_pred.grad, error / beta, rtol=1e-7)
 
@@ -214,3 +215,49 @@ def test_a_weight_for_many_elements_is_walked_in_blocks(monkeypatch, shape):
     torch.testing.assert_close(value, (losses * weight).sum())
     slopes = ((y_pred - y_true) / 0.5).clamp(-1, 1)
     torch.testing.assert_close(y_pred.grad, slopes * weight)
+
+
+def weights_of_rows(kind, y_pred):
+    """Weights of whole rows, and whether torch's own loss can sum what they weigh."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.rand(len(y_pred), generator=generator)
+    if kind == "mask":
+        return weight > 0.3, True
+    if kind == "negative":
+        return -weight, False
+    if kind == "zero":
+        return weight * (weight > 0.3), True
+    assert kind == "hidden NaN"
+    y_pred[0] = torch.nan
+    weight[0] = 0
+    return weight, False
+
+
+@pytest.mark.parametrize("kind", ["mask", "negative", "zero", "hidden NaN"])
+def test_a_small_weighted_sum_by_torchs_own_loss_gives_the_same_numbers(kind):
+    y_true, y_pred = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))
+    weight, is_exact = weights_of_rows(kind, y_pred)
+    weight = weight[:, None]
+    by_torch, by_walk = (y_pred.clone().requires_grad_() for _ in range(2))
+    value, found_exact = aten.loss_of_one_block(
+        y_true, by_torch, weight, beta=0.5, divisor=10.0
+    )
+    assert found_exact == is_exact
+    expected = cpu._weighted(by_walk, (y_true, weight, 0.5, 10.0))
+    public = cpu.weighted_sum(y_true, by_torch, beta=0.5, weight=weight, divisor=10.0)
+    torch.testing.assert_close(public, expected)
+    if is_exact:
+        torch.testing.assert_close(value, public, rtol=0, atol=0)
+    for loss in (public, expected):
+        loss.backward()
+    torch.testing.assert_close(by_torch.grad, by_walk.grad)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-3])
+def test_a_small_weighted_sum_of_tiny_losses_keeps_its_digits(size):
+    # The square of the error is no normal number if it is small.
+    y_pred = torch.full((64, 16), size)
+    weight = torch.full((64, 1), 3.0)
+    arguments = {"beta": 1e-3, "weight": weight, "divisor": 1024.0}
+    value = float(cpu.weighted_sum(torch.zeros_like(y_pred), y_pred, **arguments))
+    assert value == pytest.approx(1.5 * size**2 / 1e-3, rel=1e-6)

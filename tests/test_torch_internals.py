@@ -49,6 +49,7 @@ def inference_tensor():
 )
 def test_a_plain_tensor_on_a_cpu_is_told(x):
     assert internals.is_plain_cpu_tensor(x)
+    assert not internals.is_plain_gpu_tensor(x)
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,33 @@ def test_half_precision_that_keras_moves_is_computed_in_float32():
 
 
 @runs
+def test_a_kernel_is_compiled_once_for_each_kind_of_arguments(monkeypatch):
+    launches = []
+
+    class Kernel:
+        """Stands for the kernel, which returns the compiled one when it is launched."""
+
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return self.launch
+
+        def launch(self, *arguments, **options):
+            launches.append(self.name)
+            return Kernel("compiled")
+
+    monkeypatch.setattr(kernels, "_kernel", Kernel("any"))
+    kernels._plan.cache_clear()
+    for dtype in (torch.float32, torch.float32, torch.float64, torch.float32):
+        kernels.weighted_losses(
+            randn((9, 3), dtype), randn((9, 3), dtype), beta=0.5, weight=None
+        )
+    kernels._plan.cache_clear()
+    assert launches == ["any", "compiled", "any", "compiled"]
+
+
+@runs
 def test_a_sum_gives_the_same_bits_on_every_run():
     y_true, y_pred = randn((1000, 333)), randn((1000, 333))
     losses = {float(SmoothL1Loss()(y_true, y_pred)) for _ in range(5)}

@@ -12,6 +12,7 @@ import torch
 from keras_smoothl1.backends.torch import internals
 
 MIN_SIZE = 2**8  # elements from which on the roundings of each are lost in the sum
+SMALL = 2**16  # elements up to which the calls take longer than the work
 BLOCK_SIZE = 2**20  # elements: 4 MB, which stay in the cache and keep the threads busy
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 LIMITS = {dtype: torch.finfo(dtype) for dtype in (torch.float32, torch.float64)}
@@ -53,32 +54,55 @@ def loss_sum(
     return total, gradient
 
 
-def supports_one_block(y_pred: torch.Tensor, beta: float) -> bool:
+def supports_one_block(
+    y_pred: torch.Tensor, beta: float, weight: torch.Tensor | None
+) -> bool:
     """Whether torch's own loss, with its own gradient, is worth a try.
 
     In a sum of few, the two or three roundings of each loss still show. The gradient
     may underflow on the way; if beta is not below eps, what it loses by that is less
     than the smallest normal number.
     """
-    return MIN_SIZE <= y_pred.numel() <= BLOCK_SIZE and beta >= LIMITS[y_pred.dtype].eps
+    size = y_pred.numel()
+    return (
+        MIN_SIZE <= size <= (BLOCK_SIZE if weight is None else SMALL)
+        and beta >= LIMITS[y_pred.dtype].eps
+    )
 
 
 def loss_of_one_block(
-    y_true: torch.Tensor, y_pred: torch.Tensor, *, beta: float, divisor: float
-) -> tuple[float, torch.Tensor]:
-    """Returns the sum of the losses, and the differentiable sum / divisor."""
-    size = y_pred.numel()
-    if divisor == size:
+    y_true: torch.Tensor,
+    y_pred: torch.Tensor,
+    weight: torch.Tensor | None,
+    *,
+    beta: float,
+    divisor: float,
+) -> tuple[torch.Tensor, bool]:
+    """Returns the weighted sum over divisor, differentiable, and whether it is exact.
+
+    Where a weight hides NaN or infinity it is NaN, and not exact.
+    """
+    size = count = y_pred.numel()
+    if weight is None and divisor == size:
         mean = internals.smooth_l1_loss(y_pred, y_true, MEAN, beta)
-        return float(mean.detach()) * size, mean
-    total = internals.smooth_l1_loss(y_pred, y_true, SUM, beta)
-    return float(total.detach()), total if divisor == 1 else total / divisor
+        return mean, is_exact(float(mean.detach()) * size, beta, count, y_pred)
+    if weight is None:
+        total = internals.smooth_l1_loss(y_pred, y_true, SUM, beta)
+    else:
+        losses = internals.smooth_l1_loss(y_pred, y_true, NONE, beta)
+        total = (losses * weight).sum()
+        if weight.dtype is not torch.bool:
+            count = float(weight.abs().sum()) * (size // weight.numel())
+    exact = is_exact(float(total.detach()), beta, count, y_pred)
+    return total if divisor == 1 else total / divisor, exact
 
 
-def is_exact(total: float, beta: float, y_pred: torch.Tensor) -> bool:
-    """Whether no digit of a sum of losses was lost out of the dtype's range."""
+def is_exact(total: float, beta: float, count: float, y_pred: torch.Tensor) -> bool:
+    """Whether no digit of a sum of losses was lost out of the dtype's range.
+
+    count is how many they are, or the sum of their absolute weights.
+    """
     # No square of an error below beta overflows, and what all of them may have lost by
-    # underflow, info.tiny each and divided by beta, is less than a rounding of the sum.
+    # underflow, tiny each and divided by beta, is less than a rounding of the sum.
     limits = LIMITS[y_pred.dtype]
-    lost = y_pred.numel() * limits.tiny
-    return beta * beta < limits.max and total * beta * limits.eps >= lost
+    return beta * beta < limits.max and total * beta * limits.eps >= count * limits.tiny

@@ -79,13 +79,11 @@ def weighted_sum(
     weight: torch.Tensor | None,
     divisor: float,
 ) -> torch.Tensor:
-    if (
-        weight is None
-        and isinstance(beta, float)
-        and aten.supports_one_block(y_pred, beta)
-    ):
-        total, loss = aten.loss_of_one_block(y_true, y_pred, beta=beta, divisor=divisor)
-        if aten.is_exact(total, beta, y_pred):
+    if isinstance(beta, float) and aten.supports_one_block(y_pred, beta, weight):
+        loss, is_exact = aten.loss_of_one_block(
+            y_true, y_pred, weight, beta=beta, divisor=divisor
+        )
+        if is_exact:
             return loss
     return _weighted(y_pred, (y_true, weight, beta, divisor))
 
@@ -141,7 +139,7 @@ def _forward(
             total, gradient = aten.loss_sum(
                 y_true, y_pred, beta=beta, divisor=divisor, needs_grad=needs_grad
             )
-            if aten.is_exact(total, beta, y_pred):
+            if aten.is_exact(total, beta, y_pred.numel(), y_pred):
                 return y_pred.new_tensor(total / divisor), gradient
         if y_pred.numel() <= BLOCK_SIZE:
             error = y_pred - y_true
