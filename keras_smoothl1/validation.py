@@ -95,12 +95,14 @@ def check_beta_for(beta: Any, y_pred: Tensor) -> None:
     The dtype is what the backend made of the one asked for: JAX has no float64 unless
     it is enabled.
     """
-    if not isinstance(beta, float | tuple):
-        return
-    numbers = beta if isinstance(beta, tuple) else (beta,)
-    check_beta_range(numbers, compute_dtype_of(y_pred), beta)
     if isinstance(beta, float):
+        # What float32 can compute with float64 can, too.
+        if not SMALLEST_NORMAL["float32"] <= beta <= 2.0**126:
+            check_beta_range((beta,), compute_dtype_of(y_pred), beta)
         return
+    if not isinstance(beta, tuple):
+        return
+    check_beta_range(beta, compute_dtype_of(y_pred), beta)
     shape = backend.static_shape(y_pred)
     if shape is None:
         return

@@ -12,7 +12,8 @@ if BACKEND != "torch":
 
 import torch
 
-from keras_smoothl1.backends.torch import aten, cpu
+from keras_smoothl1 import backends
+from keras_smoothl1.backends.torch import aten, cpu, internals
 
 SHAPE = (7, 300, 200)
 BLOCK_SIZE = 2**17  # more than three of them
@@ -34,14 +35,17 @@ def blocks(monkeypatch):
 def run(monkeypatch, loss, weight_of, mask, fused):
     y_true, y_pred, weight = tensors()
     calls = []
-    forward = cpu._forward
 
-    def counted(*args, **kwargs):
-        calls.append(1)
-        return forward(*args, **kwargs)
+    def counted(function):
+        def counting(*args, **kwargs):
+            calls.append(1)
+            return function(*args, **kwargs)
+
+        return counting
 
     with monkeypatch.context() as patch:
-        patch.setattr(cpu, "_forward", counted)
+        patch.setattr(cpu, "_forward", counted(cpu._forward))
+        patch.setattr(aten, "losses", counted(aten.losses))
         if not fused:
             patch.setattr(cpu, "supports", lambda *args: False)
         if mask:
@@ -126,14 +130,23 @@ def test_neither_order_of_memory_changes_a_number(monkeypatch, reduction):
     [(1e-22, 1e-10), (1e-30, 1.0), (3e19, 1e20), (1e30, 1e36), (0.0, 1.0), (0.3, 1.0)],
 )
 @pytest.mark.parametrize("size", [2**12, 2 * BLOCK_SIZE])
-def test_no_digit_is_lost_where_squares_leave_the_range(error, beta, size):
+@pytest.mark.parametrize("reduction", ["sum", None])
+def test_no_digit_is_lost_where_squares_leave_the_range(error, beta, size, reduction):
     y_pred = torch.full((size,), error, requires_grad=True)
-    value = SmoothL1Loss(beta, "sum")(torch.zeros_like(y_pred), y_pred)
+    value = SmoothL1Loss(beta, reduction)(torch.zeros_like(y_pred), y_pred).sum()
     value.backward()
     error, beta = float(np.float32(error)), float(np.float32(beta))
     expected = size * (error / beta) * (error / 2)
     np.testing.assert_allclose(value.item(), expected, rtol=1e-6, atol=1e-40)
     np.testing.assert_allclose(y_pred.grad, error / beta, rtol=1e-7)
+
+
+@pytest.mark.parametrize("others", [0.0, 0.3, np.nan, np.inf])
+def test_one_tiny_loss_among_others_keeps_its_digits(others):
+    y_pred = torch.full((2**10,), others)
+    y_pred[7] = 1e-20
+    losses = SmoothL1Loss(1e-3, None)(torch.zeros_like(y_pred), y_pred)
+    assert losses[7].item() == pytest.approx(5e-38, rel=2e-7)
 
 
 def test_each_pass_backward_gives_the_gradient_and_so_does_its_graph():
@@ -261,3 +274,60 @@ def test_a_small_weighted_sum_of_tiny_losses_keeps_its_digits(size):
     arguments = {"beta": 1e-3, "weight": weight, "divisor": 1024.0}
     value = float(cpu.weighted_sum(torch.zeros_like(y_pred), y_pred, **arguments))
     assert value == pytest.approx(1.5 * size**2 / 1e-3, rel=1e-6)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Plain CPU tensors stand for those on a GPU. Returns calls of torch's own loss."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return smooth_l1_loss(*arguments)
+
+    smooth_l1_loss = internals.smooth_l1_loss
+    monkeypatch.setattr(backends.torch, "HAS_GPU", True)
+    monkeypatch.setattr(backends.torch, "gpu", None)
+    monkeypatch.setattr(cpu, "supports", lambda *args: False)
+    monkeypatch.setattr(internals, "is_plain_gpu_tensor", internals.is_plain_cpu_tensor)
+    monkeypatch.setattr(internals, "smooth_l1_loss", counted)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("settings", "by_torch"),
+    [
+        ({"beta": 1 / 9}, True),
+        ({"beta": 1 / 9, "reduction": "sum"}, True),
+        ({"beta": 2.0, "reduction": "sum", "reduce_dims": -1}, True),
+        ({"beta": 2.0, "reduction": None}, True),
+        # Here a square may underflow, and nothing looks at the losses.
+        ({"beta": 1 / 9, "reduction": None}, False),
+        ({"beta": 1e-2}, False),
+        ({"beta": 1e10}, False),
+        ({"beta": [0.5, 2.0] * 100}, False),
+        ({"beta": 0.5, "reduction": None, "reduce_dims": -1}, False),
+    ],
+    ids=str,
+)
+def test_on_a_gpu_torchs_own_loss_serves_what_needs_no_look(on_gpu, settings, by_torch):
+    y_true, y_pred, _ = tensors()
+    y_true, y_pred = y_true[0], y_pred[0].detach().requires_grad_()
+    loss = SmoothL1Loss(**settings)
+    value = loss(y_true, y_pred)
+    value.sum().backward()
+    assert bool(on_gpu) == by_torch
+    exact_pred = y_pred.detach().double().requires_grad_()
+    settings = {**loss.get_config(), "dtype": "float64"}
+    exact = SmoothL1Loss(**settings)(y_true.double(), exact_pred)
+    exact.sum().backward()
+    torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(y_pred.grad.double(), exact_pred.grad, rtol=5e-7, atol=0)
+
+
+def test_on_a_gpu_a_weight_that_hides_nan_is_not_left_to_torchs_own_loss(on_gpu):
+    y_true, y_pred, _ = tensors()
+    weight = torch.ones(len(y_true))
+    y_true[0], weight[0] = torch.nan, 0
+    assert torch.isfinite(SmoothL1Loss()(y_true, y_pred, weight))
+    assert not on_gpu

@@ -337,10 +337,12 @@ def test_a_sum_gives_the_same_bits_on_every_run():
 @runs
 @pytest.mark.skipif(DEVICE == "cpu", reason="a CPU is not waited for")
 @pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight", "sum", None])
-def test_nothing_waits_for_the_gpu(reduction):
+@pytest.mark.parametrize("beta", [1 / 9, 1.0, [0.1, 0.2, 0.3, 0.4]])
+@pytest.mark.parametrize("has_weight", [False, True])
+def test_nothing_waits_for_the_gpu(reduction, beta, has_weight):
     y_true, y_pred = randn((64, 32, 4)), randn((64, 32, 4)).requires_grad_()
-    weight = torch.rand(64).to(DEVICE)
-    loss = SmoothL1Loss([0.1, 0.2, 0.3, 0.4], reduction=reduction)
+    weight = torch.rand(64).to(DEVICE) if has_weight else None
+    loss = SmoothL1Loss(beta, reduction=reduction)
     grad_output = loss(y_true, y_pred, weight)  # what is copied once is copied now
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -12,9 +12,11 @@ import keras
 import torch
 
 from keras_smoothl1.backends.base import Backend
-from keras_smoothl1.backends.torch import autograd, cpu, internals, nested
+from keras_smoothl1.backends.torch import aten, autograd, cpu, internals, nested
 from keras_smoothl1.keras_internals import get_torch_device
 from keras_smoothl1.typing import Axes, Beta, Size
+
+HAS_GPU = torch.cuda.is_available()
 
 
 def _triton_compiles() -> bool:
@@ -22,11 +24,7 @@ def _triton_compiles() -> bool:
     # As Triton looks for it: the launch of a kernel is written in C.
     compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
     header = pathlib.Path(sysconfig.get_path("include"), "Python.h")
-    return (
-        torch.cuda.is_available()
-        and header.exists()
-        and any(map(shutil.which, compilers))
-    )
+    return HAS_GPU and header.exists() and any(map(shutil.which, compilers))
 
 
 def _triton_is_installed() -> bool:
@@ -64,6 +62,12 @@ class TorchBackend(Backend):
         beta: Beta | torch.Tensor,
         weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        if (
+            HAS_GPU
+            and isinstance(beta, float)
+            and aten.supports_gpu_losses(y_true, y_pred, beta, weight)
+        ):
+            return aten.losses(y_true, y_pred, beta=beta)[0]
         if gpu and gpu.supports(y_true, y_pred, beta, weight):
             return gpu.weighted_losses(y_true, y_pred, beta=beta, weight=weight)
         if cpu.supports(y_true, y_pred, beta, weight):
@@ -81,6 +85,14 @@ class TorchBackend(Backend):
         axes: Axes | None = None,
         divisor: int | torch.Tensor = 1,
     ) -> torch.Tensor:
+        if (
+            HAS_GPU
+            and axes is None
+            and isinstance(beta, float)
+            and isinstance(divisor, int)
+            and aten.supports_gpu_sum(y_true, y_pred, beta, weight)
+        ):
+            return aten.plain_sum(y_true, y_pred, beta=beta, divisor=divisor)
         if gpu and gpu.supports(
             y_true, y_pred, beta, weight, axes=axes, divisor=divisor
         ):

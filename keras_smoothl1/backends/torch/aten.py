@@ -1,10 +1,12 @@
-"""Eager PyTorch on a CPU: a plain sum by torch's own kernels, where they are exact.
+"""Eager PyTorch: torch's own loss and kernels, where they are exact.
 
 Four operations replace the seven of `cpu`; for a small tensor torch's own backward pass
-takes half as long as any that is written in Python. The derivative of torch's sum is
-the closed-form slope, rounded once. Its value squares the error, and so leaves the
-range of the dtype before the loss does, but the sum shows whether that can have cost it
-a digit: `is_exact` must be asked. It must match the sum of `cpu`, which takes the rest.
+takes half as long as any that is written in Python. torch rounds the square of an error
+and its quotient by 2 beta, as often as `formula` rounds, and its gradient is the
+closed-form slope. But the square leaves the range of the dtype before the loss does.
+From 1 on, a beta excludes that (`is_always_exact`); below, the losses or their sum show
+whether it can have cost a digit, which must be asked. What is not exact is left to
+`cpu` and `triton`, which this must match.
 """
 
 import torch
@@ -14,6 +16,8 @@ from keras_smoothl1.backends.torch import internals
 MIN_SIZE = 2**8  # elements from which on the roundings of each are lost in the sum
 SMALL = 2**16  # elements up to which the calls take longer than the work
 BLOCK_SIZE = 2**20  # elements: 4 MB, which stay in the cache and keep the threads busy
+SMALL_ON_GPU = 2**22  # elements up to which a GPU waits for Python
+MIN_BETA_OF_SUM = 2.0**-4
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 LIMITS = {dtype: torch.finfo(dtype) for dtype in (torch.float32, torch.float64)}
 
@@ -82,19 +86,105 @@ def loss_of_one_block(
 
     Where a weight hides NaN or infinity it is NaN, and not exact.
     """
-    size = count = y_pred.numel()
-    if weight is None and divisor == size:
-        mean = internals.smooth_l1_loss(y_pred, y_true, MEAN, beta)
-        return mean, is_exact(float(mean.detach()) * size, beta, count, y_pred)
     if weight is None:
-        total = internals.smooth_l1_loss(y_pred, y_true, SUM, beta)
-    else:
-        losses = internals.smooth_l1_loss(y_pred, y_true, NONE, beta)
-        total = (losses * weight).sum()
-        if weight.dtype is not torch.bool:
-            count = float(weight.abs().sum()) * (size // weight.numel())
-    exact = is_exact(float(total.detach()), beta, count, y_pred)
+        loss = plain_sum(y_true, y_pred, beta=beta, divisor=divisor)
+        exact = is_always_exact(y_pred, beta) or is_exact(
+            loss.item() * divisor, beta, y_pred.numel(), y_pred
+        )
+        return loss, exact
+    losses = internals.smooth_l1_loss(y_pred, y_true, NONE, beta)
+    total = (losses * weight).sum()
+    count = y_pred.numel()
+    if weight.dtype is not torch.bool:
+        count = float(weight.abs().sum()) * (count // weight.numel())
+    exact = is_exact(total.item(), beta, count, y_pred)
     return total if divisor == 1 else total / divisor, exact
+
+
+def plain_sum(
+    y_true: torch.Tensor, y_pred: torch.Tensor, *, beta: float, divisor: float
+) -> torch.Tensor:
+    """Returns the sum over divisor, differentiable."""
+    if divisor == y_pred.numel():
+        return internals.smooth_l1_loss(y_pred, y_true, MEAN, beta)
+    total = internals.smooth_l1_loss(y_pred, y_true, SUM, beta)
+    return total if divisor == 1 else total / divisor
+
+
+def supports_losses(y_pred: torch.Tensor, beta: float) -> bool:
+    """Whether torch's own losses, with their own gradient, are worth a try.
+
+    The gradient is the error times the incoming gradient, over beta: far from 1, a beta
+    lets the product leave the range before the quotient does.
+    """
+    eps = LIMITS[y_pred.dtype].eps
+    return eps <= beta <= 1 / eps
+
+
+def losses(
+    y_true: torch.Tensor, y_pred: torch.Tensor, *, beta: float
+) -> tuple[torch.Tensor, bool]:
+    """Returns the loss of each element, differentiable, and whether all are exact."""
+    losses = internals.smooth_l1_loss(y_pred, y_true, NONE, beta)
+    exact = is_always_exact(y_pred, beta) or (
+        losses.amin().item() * beta >= LIMITS[y_pred.dtype].tiny
+    )
+    return losses, exact
+
+
+def supports_gpu_losses(
+    y_true: torch.Tensor,
+    y_pred: torch.Tensor,
+    beta: float,
+    weight: torch.Tensor | None,
+) -> bool:
+    """Whether these are plain tensors on a GPU whose losses are always exact.
+
+    To ask whether they are would wait for the GPU.
+    """
+    return _supports_gpu(y_true, y_pred, beta, weight, min_beta=1.0)
+
+
+def supports_gpu_sum(
+    y_true: torch.Tensor,
+    y_pred: torch.Tensor,
+    beta: float,
+    weight: torch.Tensor | None,
+) -> bool:
+    """Whether these are small plain tensors on a GPU whose sum is right to 2e-6.
+
+    It is down to `MIN_BETA_OF_SUM`, whatever the squares lose by underflow.
+    """
+    return MIN_SIZE <= y_pred.numel() <= SMALL_ON_GPU and _supports_gpu(
+        y_true, y_pred, beta, weight, min_beta=MIN_BETA_OF_SUM
+    )
+
+
+def _supports_gpu(
+    y_true: torch.Tensor,
+    y_pred: torch.Tensor,
+    beta: float,
+    weight: torch.Tensor | None,
+    *,
+    min_beta: float,
+) -> bool:
+    return (
+        weight is None
+        and internals.no_mode_is_active()
+        and internals.is_plain_gpu_tensor(y_pred)
+        and internals.is_plain_gpu_tensor(y_true)
+        and y_pred.dtype in LIMITS
+        and y_true.dtype is y_pred.dtype
+        and y_true.device == y_pred.device
+        # A tensor of torch.inference_mode() cannot be saved for the backward pass.
+        and not (y_pred.requires_grad and y_true.is_inference())
+        and min_beta <= beta <= 1 / LIMITS[y_pred.dtype].eps
+    )
+
+
+def is_always_exact(y_pred: torch.Tensor, beta: float) -> bool:
+    """Whether no square of an error leaves the range unless the loss does, too."""
+    return 1 <= beta <= 1 / LIMITS[y_pred.dtype].eps
 
 
 def is_exact(total: float, beta: float, count: float, y_pred: torch.Tensor) -> bool:
