@@ -54,23 +54,22 @@ def value_and_slope(
 
 
 def value(error: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:
-    quadratic, near, divisor = _quadratic_branch(error, beta, xp)
+    is_linear, near, divisor = _branches(error, beta, xp)
     far = xp.abs(error) - 0.5 * beta
-    return xp.where(quadratic, near / divisor * (0.5 * near), far)
+    return xp.where(is_linear, far, near / divisor * (0.5 * near))
 
 
 def slope(error: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:
-    quadratic, near, divisor = _quadratic_branch(error, beta, xp)
-    return xp.where(quadratic, near / divisor, xp.sign(error))
+    is_linear, near, divisor = _branches(error, beta, xp)
+    return xp.where(is_linear, xp.sign(error), near / divisor)
 
 
-def _quadratic_branch(
-    error: Tensor, beta: Tensor, xp: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    quadratic = xp.abs(error) < beta
-    near = xp.where(quadratic, error, xp.zeros_like(error))
+def _branches(error: Tensor, beta: Tensor, xp: Any) -> tuple[Tensor, Tensor, Tensor]:
+    # So that neither a NaN error nor a NaN beta is linear: its slope would be a number.
+    is_linear = xp.abs(error) >= beta
+    near = xp.where(is_linear, xp.zeros_like(error), error)
     # Chosen per element, so that no compiler multiplies by 1 / beta here, either.
-    return quadratic, near, xp.where(quadratic, beta, xp.ones_like(error))
+    return is_linear, near, xp.where(is_linear, xp.ones_like(error), beta)
 
 
 def curvature(slope: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:

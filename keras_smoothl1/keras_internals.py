@@ -6,6 +6,8 @@
 - `scale_loss_for_distribution`: under `tf.distribute`, Keras divides each mean by the
   number of replicas, and multiplies again before it reports. A loss that divided in
   another way would train with another step than it reports.
+- `get_stateless_scope`: whether a step that JAX compiles is given the value of a
+  variable, or would keep the one that it has now.
 - `get_torch_device`: to which device Keras moves the tensors of torch. Asking Keras to
   move one that is there takes longer than all else that is done before the loss.
 
@@ -16,9 +18,15 @@ import keras
 
 # Where it is defined: Keras 3.16 no longer hands it on to keras.src.backend.
 from keras.src.backend.common.masking import get_keras_mask
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.losses.loss import scale_loss_for_distribution
 
 if keras.backend.backend() == "torch":
     from keras.src.backend.torch.core import get_device as get_torch_device
 
-__all__ = ["get_keras_mask", "get_torch_device", "scale_loss_for_distribution"]
+__all__ = [
+    "get_keras_mask",
+    "get_stateless_scope",
+    "get_torch_device",
+    "scale_loss_for_distribution",
+]

@@ -11,6 +11,8 @@ from keras_smoothl1.keras_internals import get_keras_mask
 from keras_smoothl1.reduction import reduced_loss
 from keras_smoothl1.typing import Beta, Tensor
 
+NUMPY = np.ndarray, np.generic  # torch.compile cannot trace a union of them
+
 
 @keras.saving.register_keras_serializable("keras_smoothl1")
 class SmoothL1Loss(keras.losses.Loss):
@@ -176,6 +178,9 @@ def smooth_l1_loss(
     beta: Any = 1.0,
     reduce_dims: Any = None,
     keepdims: bool = True,
+    *,
+    sample_weight: Any = None,
+    mask: Any = None,
 ) -> Tensor:
     """Computes the Smooth L1 loss of each element, or its mean over some dimensions.
 
@@ -186,10 +191,13 @@ def smooth_l1_loss(
 
     See: [Fast R-CNN](https://arxiv.org/abs/1504.08083), where `beta = 1 / sigma**2`.
 
-    The function knows neither weights nor masks. If it is passed to `compile()`, Keras
-    applies them to what it returns, aligned from the right, where they may not fit or
-    weigh something else. Pass `SmoothL1Loss()` instead. Keras looks up names among its
-    own losses alone: `compile(loss="smooth_l1_loss")` is an error, of Keras's.
+    This is the loss for a custom loop or `compute_loss()`, and for a `beta` that
+    changes: a tensor, such as a variable of the model.
+
+    Passed to `compile()`, it gets no weights and no mask: Keras applies them to what it
+    returns, aligned from the right, where they may not fit or weigh something else.
+    Pass `SmoothL1Loss()` instead. Keras looks up names among its own losses alone:
+    `compile(loss="smooth_l1_loss")` is an error, of Keras's.
 
     Args:
         y_true: The targets, in the shape of `y_pred`. A trailing dimension of 1 may be
@@ -197,26 +205,35 @@ def smooth_l1_loss(
         y_pred: The predictions, of any shape.
         beta: The error at which the loss turns from quadratic to linear, in the unit of
             `y_pred`. A positive number; a sequence of them, one for each entry of the
-            last axis of `y_pred`; or a scalar tensor, by which the loss is then
-            differentiable. The value of a tensor is checked only where it is known: not
-            while a function is traced, nor on a GPU with torch. Defaults to `1.0`.
+            last axis of `y_pred`; or a tensor or `keras.Variable`, by which the loss is
+            then differentiable. A tensor is broadcast to `y_pred` from the left, as
+            weights are: of shape `(batch,)` it is one beta for each sample, of shape
+            `(1, ..., outputs)` one for each output. A tensor out of range is an error
+            where its values are known. While a function is traced, and on a GPU with
+            torch, they are not; then the losses become NaN. Defaults to `1.0`.
         reduce_dims: `None`, an int or a sequence of ints: the dimensions to average
             over. Defaults to `None`, one loss for each element.
         keepdims: Whether the dimensions in `reduce_dims` stay as size 1. Defaults to
             `True`.
+        sample_weight: Optional weights, broadcast to `y_pred` from the left. An element
+            of weight 0 has loss 0 and slope 0, even where it is NaN.
+        mask: Optional booleans, broadcast like weights. An element that is `False` does
+            not count in a mean over `reduce_dims`, and has loss 0 and slope 0. A mask
+            that Keras has left on `y_pred` is not looked at.
 
     Returns:
-        The losses, in the dtype of `y_pred` and its shape, where `reduce_dims` have
-        size 1 or are dropped.
+        The weighted losses, in the dtype of `y_pred` and its shape, where `reduce_dims`
+        have size 1 or are dropped.
 
     Raises:
-        TypeError: if `beta` or `reduce_dims` is of another type, or if `y_true` or
-            `y_pred` is not made of real numbers.
-        ValueError: if `beta` or `reduce_dims` is out of range, or shapes do not fit.
+        TypeError: if `beta` or `reduce_dims` is of another type, or if an argument is
+            not made of real numbers.
+        ValueError: if `beta` or `reduce_dims` is out of range, if shapes do not fit, or
+            if JAX trains a model that `beta` is no variable of.
 
     Example:
 
-    >>> import numpy as np
+    >>> import keras, numpy as np
     >>> from keras_smoothl1 import smooth_l1_loss
     >>> y_true = [[0.0, 1.0], [0.0, 0.0]]
     >>> y_pred = [[0.5, 1.0], [3.0, 0.0]]
@@ -226,6 +243,13 @@ def smooth_l1_loss(
     >>> np.asarray(smooth_l1_loss(y_true, y_pred, reduce_dims=-1))
     array([[0.0625],
            [1.25  ]], dtype=float32)
+
+    One beta for each sample:
+
+    >>> beta = keras.ops.convert_to_tensor([0.5, 2.0])
+    >>> np.asarray(smooth_l1_loss(y_true, y_pred, beta))
+    array([[0.25, 0.  ],
+           [2.  , 0.  ]], dtype=float32)
     """
     if not backend.is_ragged(y_pred):
         y_pred = validation.convert_to_tensor(y_pred, None, "y_pred")
@@ -233,6 +257,8 @@ def smooth_l1_loss(
     return reduced_loss(
         y_true,
         y_pred,
+        sample_weight,
+        mask,
         beta=_standardize_beta(beta, validation.compute_dtype(dtype)),
         reduce_dims=validation.standardize_reduce_dims(reduce_dims),
         keepdims=validation.standardize_keepdims(keepdims),
@@ -242,11 +268,7 @@ def smooth_l1_loss(
 
 def _standardize_beta(beta: Any, dtype: str) -> Beta | Tensor:
     is_tensor = keras.ops.is_tensor(beta) or isinstance(beta, keras.Variable)
-    # On Keras's NumPy backend NumPy's numbers are tensors too.
-    if not is_tensor or isinstance(beta, np.ndarray | np.generic):
-        return validation.standardize_beta(beta, dtype)
-    tensor = validation.standardize_tensor_beta(beta, dtype)
-    number = backend.static_value(tensor)
-    if number is not None:
-        validation.check_beta_range((number,), dtype, beta)
-    return tensor
+    # On Keras's NumPy backend NumPy's numbers and lists of them are tensors, too.
+    if is_tensor and not (isinstance(beta, NUMPY) and beta.ndim < 2):
+        return validation.standardize_tensor_beta(beta, dtype)
+    return validation.standardize_beta(beta, dtype)

@@ -42,7 +42,10 @@ def reduced_loss(
     y_true, y_pred, weight, mask = standardize_inputs(
         y_true, y_pred, sample_weight, mask, dtype=validation.compute_dtype(dtype)
     )
-    validation.check_beta_for(beta, y_pred)
+    if isinstance(beta, float | tuple):
+        validation.check_beta_for(beta, y_pred)
+    else:
+        beta = align_beta(beta, y_pred, received)
     axes = validation.standardize_axes(reduce_dims, y_pred, received)
     static, tensor = (beta, None) if isinstance(beta, float | tuple) else (None, beta)
     reduction = None if reduction == "none" else reduction
@@ -203,8 +206,8 @@ def _may_equal(a: Shape, b: Shape) -> bool:
     )
 
 
-def align(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
-    """Gives a weight or mask y_pred's rank, by dimensions of 1 on the right."""
+def align(x: Tensor, y_pred: Tensor, name: str, hint: str = "") -> Tensor:
+    """Gives a weight, mask or beta y_pred's rank, by dimensions of 1 on the right."""
     shape, pred_shape = backend.static_shape(x), backend.static_shape(y_pred)
     if shape is None or pred_shape is None:
         return backend.expand_rank_like(x, y_pred, name)
@@ -218,12 +221,25 @@ def align(x: Tensor, y_pred: Tensor, name: str) -> Tensor:
         raise ValueError(
             f"{name} must be broadcastable to y_pred from the left: each of its "
             "dimensions must be y_pred's or 1, and only the last ones may be missing. "
-            f"Received: {name} of shape {shape}, y_pred of shape {pred_shape}"
+            f"{hint}Received: {name} of shape {shape}, y_pred of shape {pred_shape}"
         )
     x = backend.expand_rank_like(x, y_pred, name)
     if None in shape or None in pred_shape:
         return backend.ensure_broadcastable(x, y_pred, name)
     return x
+
+
+def align_beta(beta: Tensor, y_pred: Tensor, received: Any) -> Tensor:
+    """Gives a beta y_pred's rank, unless it is a scalar.
+
+    y_pred was made of what was received.
+    """
+    if backend.static_shape(beta) == ():
+        return beta
+    if backend.is_ragged(received):
+        beta = backend.ragged_values(beta, received, "beta", per_row=True)
+    hint = "One beta for each output is a list of numbers, or a tensor (1, ..., C). "
+    return align(beta, y_pred, "beta", hint)
 
 
 def broadcast_sum(x: Tensor | None, y: Tensor, axes: Axes | None = None) -> Size:

@@ -77,20 +77,37 @@ def check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> N
         raise ValueError(f"beta must be positive{reason}. Received: beta={received!r}")
 
 
-def standardize_tensor_beta(beta: Tensor, dtype: str) -> Tensor:
-    """Returns a scalar tensor of dtype. Its value may not be known yet."""
-    if len(beta.shape) > 0:
-        raise ValueError(
-            "beta must be a scalar where it is a tensor; for one beta for each output "
-            f"pass a list of numbers. Received: beta of shape {tuple(beta.shape)}"
-        )
+def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
+    """Returns a tensor of dtype, NaN where it turns out below the smallest allowed.
+
+    That is twice the smallest normal number: XLA and TensorFlow flush half of a smaller
+    one to 0. Of numbers that are known, a smaller one is an error.
+    """
     if keras.backend.standardize_dtype(beta.dtype) == "bool":
         raise TypeError(f"beta must be a number, not a bool. Received: beta={beta!r}")
-    return convert_to_tensor(beta, dtype, "beta")
+    if isinstance(beta, keras.Variable) and backend.keeps_value_of(beta):
+        raise ValueError(
+            "beta must be a variable of the model that is trained; else JAX compiles "
+            "its present value into the step, whatever it becomes. Assign it to an "
+            f"attribute of the model. Received: beta={beta!r}"
+        )
+    tensor = convert_to_tensor(beta, dtype, "beta")
+    smallest = 2 * SMALLEST_NORMAL[compute_dtype_of(tensor)]
+    known = backend.static_range(tensor)
+    if known is None:
+        return backend.xp.where(tensor >= smallest, tensor, float("nan"))
+    if not smallest <= known[0] <= known[1] <= 2 / smallest:
+        raise ValueError(
+            "beta must be positive and finite, from "
+            f"{smallest:.3g} to {2 / smallest:.3g}; one that goes to 0 can be kept "
+            "from it by keras.ops.maximum(beta, 1e-3). Received: beta of shape "
+            f"{tuple(beta.shape)} with numbers from {known[0]:.3g} to {known[1]:.3g}"
+        )
+    return backend.as_number(tensor)
 
 
-def check_beta_for(beta: Any, y_pred: Tensor) -> None:
-    """Raises unless beta, where it is made of numbers, fits y_pred's dtype and shape.
+def check_beta_for(beta: Beta, y_pred: Tensor) -> None:
+    """Raises unless beta fits y_pred's dtype and shape.
 
     The dtype is what the backend made of the one asked for: JAX has no float64 unless
     it is enabled.
@@ -99,8 +116,6 @@ def check_beta_for(beta: Any, y_pred: Tensor) -> None:
         # What float32 can compute with float64 can, too.
         if not SMALLEST_NORMAL["float32"] <= beta <= 2.0**126:
             check_beta_range((beta,), compute_dtype_of(y_pred), beta)
-        return
-    if not isinstance(beta, tuple):
         return
     check_beta_range(beta, compute_dtype_of(y_pred), beta)
     shape = backend.static_shape(y_pred)

@@ -62,11 +62,6 @@ def test_the_class_takes_no_tensor_for_beta_since_it_could_not_be_saved():
             make()
 
 
-def test_a_tensor_beta_must_be_a_scalar():
-    with pytest.raises(ValueError, match="beta must be a scalar"):
-        smooth_l1_loss(Y, Y, keras.ops.ones((3,)))
-
-
 @pytest.mark.parametrize("beta", [[1.0], [1.0, 2.0], [1.0] * 4])
 @pytest.mark.parametrize("y", [Y, np.float32(1.0)])
 def test_a_beta_sequence_must_have_the_length_of_the_last_axis(beta, y):
@@ -135,14 +130,6 @@ def test_keepdims_must_be_a_bool(keepdims):
 def test_name_must_be_text(make, name):
     with pytest.raises(TypeError, match="name must be"):
         make(name=name)
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e39])
-def test_a_tensor_beta_is_checked_where_its_value_is_known(value):
-    with np.errstate(over="ignore"):
-        beta = keras.ops.convert_to_tensor(np.float32(value))
-    with pytest.raises(ValueError, match="beta must be positive"):
-        smooth_l1_loss(Y, Y, beta)
 
 
 def test_a_tensor_beta_must_not_be_a_bool():

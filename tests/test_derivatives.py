@@ -2,12 +2,11 @@
 
 import keras
 import numpy as np
-import pytest
 from helpers import oracle
 from helpers.autodiff import BACKEND, derivative, to_numpy
 from helpers.pairwise import pairwise
 
-from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
+from keras_smoothl1 import SmoothL1Loss
 
 RNG = np.random.default_rng(8)
 SHAPE = (4, 3, 2)
@@ -106,21 +105,3 @@ def test_derivatives_by_a_weight_in_which_the_loss_is_linear(mode, way, inside):
         np.testing.assert_allclose(to_numpy(result), np.sum(value * DIRECTION), 1e-5)
     else:  # None is TensorFlow's word for a zero.
         assert result is None or keras.ops.all(result == 0)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_derivatives_by_a_scalar_beta(mode):
-    beta = np.float32(0.75)
-    error = (Y_PRED - Y_TRUE).astype("float64")
-
-    def function(x):
-        return keras.ops.sum(smooth_l1_loss(Y_TRUE, Y_PRED, x))
-
-    result = derivative(mode, function, np.float32(1))
-    _, slope = oracle.value_and_slope(error, beta)
-    near = error[np.abs(error) < beta]
-    np.testing.assert_allclose(
-        to_numpy(result(keras.ops.convert_to_tensor(beta))),
-        np.sum(-(slope**2) / 2) if mode == "forward" else np.sum(near**2) / beta**3,
-        rtol=1e-5,
-    )

@@ -19,7 +19,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree
 
-from keras_smoothl1 import SmoothL1Loss
+from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 
 ROWS = [16, 2**15, 2**18 + 4]  # of four outputs: below 2^16 elements, above, above 2^20
 VARIANTS = {
@@ -29,6 +29,8 @@ VARIANTS = {
     "reduce_dims": {"reduce_dims": -1},
     "no reduction": {"reduction": None},
     "betas": {"beta": [0.1, 0.2, 0.5, 1.5e-38]},
+    "beta of rows": {},
+    "scalar beta": {},
 }
 
 
@@ -57,34 +59,46 @@ class Wrapper(torch.Tensor):
 
 
 def inputs(variant, rows):
-    """Targets, predictions, and weights or a mask where the variant has some."""
+    """Targets, predictions, and weights, a mask or a beta if the variant has one."""
     generator = torch.Generator().manual_seed(rows)
     y_true, y_pred = torch.randn(2, rows, 4, generator=generator)
     weight = torch.rand(rows, generator=generator) * (torch.arange(rows) % 3 > 0)
     if variant == "weights":
         return y_true, y_pred, weight
+    if variant == "beta of rows":
+        return y_true, y_pred, weight + 0.1
+    if variant == "scalar beta":
+        return y_true, y_pred, weight[1] + 0.1
     return (y_true, y_pred, weight > 0) if variant == "mask" else (y_true, y_pred)
 
 
 def step(variant):
-    """The loss and its gradient, as a function of the inputs."""
+    """The loss and its gradients, as functions of the inputs."""
     loss = SmoothL1Loss(**VARIANTS[variant])
 
     def value(y_true, y_pred, extra=None):
+        if variant in ("beta of rows", "scalar beta"):
+            return smooth_l1_loss(y_true, y_pred, extra)
         if variant == "mask":
             y_pred = y_pred.view_as(y_pred)
             set_keras_mask(y_pred, extra)
             extra = None
         return loss(y_true, y_pred, extra)
 
-    def value_and_gradient(y_true, y_pred, *extra):
-        y_pred = y_pred.detach().requires_grad_()
-        result = value(y_true, y_pred, *extra)
-        # Not of ones alone, which a backward pass may take a short cut for.
-        (gradient,) = torch.autograd.grad(3 * result.sum(), y_pred)
-        return result, gradient
+    return value, differentiated(value, by_beta=variant == "beta of rows")
 
-    return value, value_and_gradient
+
+def differentiated(function, *, by_beta=False):
+    """The value and gradients of a function, of which another may be traced."""
+
+    def value_and_gradients(*arguments):
+        inputs = arguments[1:] if by_beta else arguments[1:2]
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        result = function(arguments[0], *inputs, *arguments[1 + len(inputs) :])
+        # Not of ones alone, which a backward pass may take a short cut for.
+        return result, *torch.autograd.grad(3 * result.sum(), inputs)
+
+    return value_and_gradients
 
 
 def same(found, expected):
@@ -114,20 +128,9 @@ def by_make_fx(tracing_mode):
     return run
 
 
-def differentiated(traced):
-    """The value and gradient of a traced function, which is differentiated itself."""
-
-    def value_and_gradient(y_true, y_pred, *extra):
-        y_pred = y_pred.detach().requires_grad_()
-        result = traced(y_true, y_pred, *extra)
-        (gradient,) = torch.autograd.grad(3 * result.sum(), y_pred)
-        return result, gradient
-
-    return value_and_gradient
-
-
 def by_jit_trace(variant, example, arguments):
-    return differentiated(torch.jit.trace(step(variant)[0], example))(*arguments)
+    traced = torch.jit.trace(step(variant)[0], example)
+    return differentiated(traced, by_beta=variant == "beta of rows")(*arguments)
 
 
 def by_export(strict):
@@ -140,10 +143,11 @@ def by_export(strict):
         program = torch.export.export(
             Module(),
             example,
-            dynamic_shapes=(tuple({0: batch} for _ in example),),
+            dynamic_shapes=(tuple({0: batch} if x.ndim else {} for x in example),),
             strict=strict,
         )
-        return differentiated(program.module())(*arguments)
+        by_beta = variant == "beta of rows"
+        return differentiated(program.module(), by_beta=by_beta)(*arguments)
 
     return run
 

@@ -102,13 +102,6 @@ if BACKEND == "jax":
         assert len(slope.sharding.device_set) == 4
         same(slope, gradient)
 
-    def test_a_beta_that_is_traced():
-        def loss(beta):
-            return smooth_l1_loss(Y_TRUE, Y_PRED, beta).sum()
-
-        _, slope = oracle.value_and_slope(Y_PRED - Y_TRUE, 0.5)
-        same(jax.jit(jax.grad(loss))(0.5), (-(slope**2) / 2).sum())
-
 
 if BACKEND == "torch":
     import torch
@@ -177,8 +170,8 @@ if BACKEND == "torch":
             same(found, losses(float(beta)))
 
     def test_a_beta_on_another_device_is_not_waited_for():
-        assert backend.static_value(torch.tensor(-1.0, device="meta")) is None
-        assert backend.static_value(torch.tensor(-1.0)) == -1
+        assert backend.static_range(torch.tensor(-1.0, device="meta")) is None
+        assert backend.static_range(torch.tensor(-1.0)) == (-1, -1)
 
     def test_no_grad_and_autocast():
         loss = SmoothL1Loss(0.5)

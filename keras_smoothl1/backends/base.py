@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_smoothl1 import formula
@@ -32,8 +33,9 @@ class Backend:
     def smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> Tensor:
         """Returns the loss of each error, with its closed-form slope for autodiff.
 
-        `beta` is a number, one number for each entry of the last axis, or a scalar
-        tensor, by which the loss is differentiable, too.
+        `beta` is a number, one number for each entry of the last axis, or a tensor, by
+        which the loss is differentiable, too: a scalar, or of error's rank, with 1 for
+        any dimension that it is broadcast over.
         """
         if isinstance(beta, float | tuple):
             dtype = keras.backend.standardize_dtype(error.dtype)
@@ -143,9 +145,21 @@ class Backend:
         """Returns the shape, with None for unknown sizes; None for an unknown rank."""
         return tuple(x.shape)
 
-    def static_value(self, x: Tensor) -> float | None:
-        """Returns the number in a scalar, or None where it is not known yet."""
-        return float(x)  # type: ignore[arg-type]
+    def static_range(self, x: Tensor) -> tuple[float, float] | None:
+        """Returns the smallest and the largest number in x, NaN if there is one.
+
+        None where they are not known yet.
+        """
+        numbers = np.asarray(x)
+        return (float(numbers.min()), float(numbers.max())) if numbers.size else None
+
+    def keeps_value_of(self, variable: keras.Variable) -> bool:
+        """Whether a compiled step would keep the value that a variable has now."""
+        return False
+
+    def as_number(self, x: Tensor) -> Tensor | float:
+        """Returns a scalar constant as a number, where that makes a call faster."""
+        return x
 
     def size(self, x: Tensor, axes: Axes | None = None) -> Size:
         """Returns how many entries x has over axes, or in all.

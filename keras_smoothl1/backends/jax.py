@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.sparse import JAXSparse
 
 from keras_smoothl1 import formula
 from keras_smoothl1.backends.base import Backend, Function
+from keras_smoothl1.keras_internals import get_stateless_scope
 from keras_smoothl1.typing import Axes, Beta, Tensor
 
 
@@ -41,8 +43,16 @@ class JaxBackend(Backend):
             return super().where_or_zero(condition, x)
         return _where_or_zero(condition, x)
 
-    def static_value(self, x: Tensor) -> float | None:
-        return None if isinstance(x, jax.core.Tracer) else super().static_value(x)
+    def static_range(self, x: Any) -> tuple[float, float] | None:
+        if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
+            return None
+        return super().static_range(x)
+
+    def keeps_value_of(self, variable: keras.Variable) -> bool:
+        scope = get_stateless_scope()
+        # Without any state nothing is computed: Keras asks for shapes alone.
+        known = {} if scope is None else scope.state_mapping
+        return bool(known) and id(variable) not in known
 
     def to_dense(self, x: Any) -> Any:
         return x.todense() if isinstance(x, JAXSparse) else x

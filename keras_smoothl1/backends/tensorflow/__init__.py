@@ -70,8 +70,9 @@ class TensorFlowBackend(Backend):
     def static_shape(self, x: Tensor) -> Shape | None:
         return None if x.shape.rank is None else tuple(x.shape)
 
-    def static_value(self, x: Tensor) -> float | None:
-        return super().static_value(x) if tf.executing_eagerly() else None
+    def static_range(self, x: Tensor) -> tuple[float, float] | None:
+        numbers = tf.get_static_value(x)
+        return None if numbers is None else super().static_range(numbers)
 
     def size(self, x: Tensor, axes: Axes | None = None) -> Size:
         if x.shape.rank is None and axes is None:

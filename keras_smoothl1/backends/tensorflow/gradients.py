@@ -221,6 +221,20 @@ def value_of_tensor_beta(
     def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         slope = formula.slope(error, beta, xp=tf)
         by_beta = grad_output * formula.value_by_beta(slope)
-        return grad_output * slope, tf.reduce_sum(by_beta)
+        return grad_output * slope, _sum_to(beta, by_beta)
 
-    return formula.value_and_slope(error, beta, xp=tf)[0], gradient
+    # Not by clipping: TensorFlow's minimum of a number and NaN may be the number.
+    return formula.value(error, beta, xp=tf), gradient
+
+
+def _sum_to(beta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Sums x over what beta was broadcast over, a scalar or a tensor of x's rank."""
+    shape = beta.shape
+    if shape.rank == 0:
+        return sums.sum_(x, None)
+    if shape.rank is not None:
+        x = sums.sum_(x, tuple(axis for axis, n in enumerate(shape) if n == 1))
+        if shape.is_fully_defined():
+            return x
+    axes, _ = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(beta), s1=tf.shape(x))
+    return tf.reshape(tf.reduce_sum(x, axes), tf.shape(beta))

@@ -121,14 +121,27 @@ class TorchBackend(Backend):
     def where_or_zero(self, condition: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.where(condition, x, 0)
 
-    def static_value(self, x: torch.Tensor) -> float | None:
-        # A number on a GPU is not worth waiting for.
-        if torch.compiler.is_compiling() or x.device.type != "cpu":
+    def static_range(self, x: torch.Tensor) -> tuple[float, float] | None:
+        # Numbers on a GPU are not worth waiting for.
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() == 0:
             return None
+        x = x.detach()
         try:
-            return float(x.detach())
-        except RuntimeError:  # under vmap a tensor has many values
+            if x.dim() == 0:
+                return float(x), float(x)
+            smallest, largest = torch.aminmax(x)
+            return float(smallest), float(largest)
+        except RuntimeError:  # a tensor that is traced, or has many values under vmap
             return None
+
+    def as_number(self, x: torch.Tensor) -> torch.Tensor | float:
+        is_constant = (
+            x.dim() == 0
+            and not x.requires_grad
+            and internals.no_mode_is_active()
+            and internals.is_plain_cpu_tensor(x)
+        )
+        return x.item() if is_constant else x
 
     def size(self, x: torch.Tensor, axes: Axes | None = None) -> Size:
         sizes = x.shape if axes is None else [x.shape[axis] for axis in axes]

@@ -118,7 +118,15 @@ class _ValueAndSlope(torch.autograd.Function):
             if beta_needs_grad:
                 by_slope = grad_slope * formula.slope_by_beta(slope, curvature)
                 grad_beta = _add(grad_beta, by_slope)
-        return grad_error, None if grad_beta is None else grad_beta.sum()
+        return grad_error, None if grad_beta is None else _sum_to(beta, grad_beta)
+
+
+def _sum_to(beta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Sums x over what beta was broadcast over."""
+    if beta.dim() == 0:
+        return x.sum()
+    axes = [axis for axis, size in enumerate(beta.shape) if size == 1]
+    return x.sum(axes, keepdim=True) if axes else x
 
 
 def _add(x: torch.Tensor | None, y: torch.Tensor) -> torch.Tensor:

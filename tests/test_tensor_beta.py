@@ -1,0 +1,314 @@
+"""A beta that is a tensor: for each sample, each output or each element, and learned.
+
+It is aligned with y_pred from the left, as weights are. The ways of running are those
+of each backend; tests/test_torch_tensors.py has torch's tensors that are not plain.
+"""
+
+import keras
+import numpy as np
+import pytest
+from helpers import oracle
+from helpers.autodiff import BACKEND, derivative, to_numpy, value_and_gradients
+from helpers.pairwise import pairwise
+from keras.src.backend.common.masking import set_keras_mask
+
+from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
+
+RNG = np.random.default_rng(12)
+SHAPE = (4, 3, 2)
+Y_TRUE, Y_PRED = RNG.normal(size=(2, *SHAPE)).astype("float32")
+TARGETS = keras.ops.convert_to_tensor(Y_TRUE)  # torch.compile takes no arrays of NumPy
+SHAPES = [(), (1,), (4,), (4, 1, 1), (1, 1, 2), (1, 3), (4, 3), (4, 1, 2), SHAPE]
+WEIGHT = np.array([0.0, 0.5, 1.0, 2.0], "float32")
+MASK = RNG.integers(0, 2, SHAPE[:2]).astype(bool)
+DTYPES = {"jax": ["float32"]}.get(BACKEND, ["float32", "float64"])
+
+
+def betas(shape, dtype="float32"):
+    return np.random.default_rng(1).uniform(0.3, 1.5, shape).astype(dtype)
+
+
+def expected(beta, y_true=Y_TRUE):
+    """The losses, and the gradients of their sum by y_pred and by beta."""
+    error = Y_PRED - y_true
+    losses, slopes = oracle.value_and_slope(error, oracle.broadcast(beta, SHAPE))
+    aligned = beta.shape + (1,) * (len(SHAPE) - beta.ndim)
+    axes = tuple(axis for axis, size in enumerate(aligned) if size == 1)
+    by_beta = np.sum(-(slopes**2) / 2, axis=axes, keepdims=True)
+    return losses, slopes, by_beta.reshape(beta.shape)
+
+
+def same(results, expected):
+    for result, numbers in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, numbers, rtol=2e-6, atol=1e-8)
+
+
+def value_and_gradients_of(function):
+    def run(y_pred, beta):
+        value, gradients = value_and_gradients(function, y_pred, beta)
+        tensors = map(keras.ops.convert_to_tensor, (value, *gradients))
+        return tuple(tensors)
+
+    return run
+
+
+if BACKEND == "jax":
+    import jax
+
+    def by_jit(function):
+        def run(y_pred, beta):
+            slopes = jax.grad(lambda *x: function(*x).sum(), argnums=(0, 1))
+            return function(y_pred, beta), *slopes(y_pred, beta)
+
+        return jax.jit(run)
+
+    def by_vmap_of_grad(function):
+        """Over a new axis in front."""
+        run = jax.vmap(by_jit(function))
+        return lambda *x: [result[0] for result in run(*(each[None] for each in x))]
+
+    WAYS = {"plainly": value_and_gradients_of, "jit": by_jit, "vmap": by_vmap_of_grad}
+elif BACKEND == "torch":
+    import torch
+
+    def by_compile(function):
+        torch._dynamo.reset()
+        return value_and_gradients_of(
+            torch.compile(function, fullgraph=True, backend="aot_eager")
+        )
+
+    def by_torch_func(function):
+        def run(*x):
+            x = tuple(map(torch.as_tensor, x))
+            slopes = torch.func.grad(lambda *x: function(*x).sum(), argnums=(0, 1))
+            return function(*x), *slopes(*x)
+
+        return run
+
+    def by_vmap_of_grad(function):
+        run = torch.func.vmap(by_torch_func(function))
+
+        def unbatched(*x):
+            results = run(*(torch.as_tensor(each)[None] for each in x))
+            return [result[0] for result in results]
+
+        return unbatched
+
+    WAYS = {
+        "plainly": value_and_gradients_of,
+        "compile": by_compile,
+        "func": by_torch_func,
+        "vmap": by_vmap_of_grad,
+    }
+else:
+    import tensorflow as tf
+
+    def graph(sizes, *, jit_compile=False):
+        """Of sizes that are known, or of which only the rank is, or not even that."""
+
+        def compiled(function):
+            def run(y_pred, beta):
+                specs = [tf.TensorSpec(sizes(x.shape)) for x in (y_pred, beta)]
+                return value_and_gradients_of(
+                    tf.function(
+                        function, specs, jit_compile=jit_compile, autograph=False
+                    )
+                )(y_pred, beta)
+
+            return run
+
+        return compiled
+
+    def known(shape):
+        return shape
+
+    def unknown(shape):
+        return (None,) * len(shape)
+
+    def unranked(shape):
+        return None
+
+    WAYS = {"plainly": value_and_gradients_of} | {
+        f"{sizes.__name__}, jit_compile={jit}": graph(sizes, jit_compile=jit)
+        for sizes in (known, unknown, unranked)
+        for jit in (False, True)
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("way", WAYS)
+def test_values_and_gradients_in_each_way_of_running(way, shape):
+    beta = betas(shape)
+    run = WAYS[way](lambda y_pred, beta: smooth_l1_loss(TARGETS, y_pred, beta))
+    same(map(to_numpy, run(Y_PRED, beta)), expected(beta))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_float64_stays_float64(dtype):
+    beta = betas((4,), dtype)
+    losses = smooth_l1_loss(
+        Y_TRUE.astype(dtype), Y_PRED.astype(dtype), keras.ops.convert_to_tensor(beta)
+    )
+    assert keras.backend.standardize_dtype(losses.dtype) == dtype
+    error = (Y_PRED.astype(dtype) - Y_TRUE.astype(dtype)).astype("float64")
+    exact, _ = oracle.value_and_slope(error, oracle.broadcast(beta, SHAPE))
+    np.testing.assert_allclose(to_numpy(losses), exact, rtol=2 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "mode", ["forward", "forward over reverse", "reverse over forward", "reverse twice"]
+)
+def test_derivatives_by_beta_in_each_mode(mode, shape):
+    beta = betas(shape)
+    direction = RNG.normal(size=shape).astype("float32")
+
+    def function(x):
+        return keras.ops.sum(smooth_l1_loss(Y_TRUE, Y_PRED, x))
+
+    run = derivative(mode, function, direction)
+    result = to_numpy(run(keras.ops.convert_to_tensor(beta)))
+    _, _, by_beta = expected(beta)
+    if mode == "forward":
+        np.testing.assert_allclose(result, np.sum(by_beta * direction), 2e-5)
+        return
+    # The slope by beta is -(error / beta)**2 / 2 below beta, and constant above.
+    near = np.where(np.abs(Y_PRED - Y_TRUE) < oracle.broadcast(beta, SHAPE), 1.0, 0)
+    aligned = beta.reshape(beta.shape + (1,) * (3 - beta.ndim)).astype("float64")
+    axes = tuple(axis for axis, size in enumerate(aligned.shape) if size == 1)
+    second = np.sum(near * (Y_PRED - Y_TRUE) ** 2 / aligned**3, axis=axes)
+    np.testing.assert_allclose(result, second.reshape(shape) * direction, 2e-5)
+
+
+def test_mixed_derivatives_by_y_pred_and_beta():
+    beta = betas((4,))
+
+    def slope_along_ones(beta):
+        def function(y_pred):
+            return keras.ops.sum(smooth_l1_loss(Y_TRUE, y_pred, beta))
+
+        return derivative("forward", function, np.ones(SHAPE, "float32"))(
+            keras.ops.convert_to_tensor(Y_PRED)
+        )
+
+    _, (mixed,) = value_and_gradients(slope_along_ones, beta)
+    error, wide = Y_PRED - Y_TRUE, oracle.broadcast(beta, SHAPE)
+    near = np.abs(error) < wide
+    exact = np.where(near, -error / wide.astype("float64") ** 2, 0).sum((1, 2))
+    np.testing.assert_allclose(mixed, exact, rtol=2e-5)
+
+
+@pairwise(
+    beta=[(), (4,), (1, 1, 2), (4, 3), SHAPE],
+    weight=[None, (), (4,), (4, 3), SHAPE],
+    mask=[None, (4,), (4, 3)],
+    reduce_dims=[None, -1, (1, 2)],
+    keepdims=[True, False],
+)
+def test_the_function_takes_weights_and_masks_by_the_rule_of_the_class(
+    beta, weight, mask, reduce_dims, keepdims
+):
+    beta = betas(beta)
+    weight = None if weight is None else np.resize(WEIGHT, weight).astype("float32")
+    mask = None if mask is None else np.resize(MASK, mask)
+    hidden = oracle.broadcast(1 if weight is None else weight, SHAPE) == 0
+    if mask is not None:
+        hidden |= ~oracle.broadcast(mask, SHAPE)
+    y_true = np.where(hidden, np.float32("nan"), Y_TRUE)
+    arguments = {"sample_weight": weight, "mask": mask}
+    settings = {"reduce_dims": reduce_dims, "keepdims": keepdims}
+    value, (gradient, by_beta) = value_and_gradients(
+        lambda y_pred, beta: smooth_l1_loss(
+            y_true, y_pred, beta, **settings, **arguments
+        ),
+        Y_PRED,
+        beta,
+    )
+    exact, exact_gradient = oracle.loss_and_gradient(
+        y_true,
+        Y_PRED,
+        oracle.broadcast(beta, SHAPE),
+        **arguments,
+        reduction=None,
+        reduce_dims=() if reduce_dims is None else reduce_dims,
+        keepdims=keepdims,
+    )
+    same([value, gradient], [exact, exact_gradient])
+    assert np.isfinite(by_beta).all()
+
+
+def test_weights_and_masks_are_those_of_the_class():
+    y_pred = keras.ops.convert_to_tensor(Y_PRED)
+    by_function = smooth_l1_loss(Y_TRUE, y_pred, sample_weight=WEIGHT, mask=MASK)
+    set_keras_mask(y_pred, keras.ops.convert_to_tensor(MASK))
+    by_class = SmoothL1Loss(reduction=None)(Y_TRUE, y_pred, WEIGHT)
+    np.testing.assert_array_equal(to_numpy(by_function), to_numpy(by_class))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2,), (4, 2), (1, 2), (4, 3, 2, 2), (5, 1, 1)])
+def test_a_beta_that_does_not_fit_is_an_error_that_says_how_it_is_aligned(shape):
+    with pytest.raises(ValueError, match="beta must be.*from the left") as error:
+        smooth_l1_loss(Y_TRUE, Y_PRED, keras.ops.ones(shape))
+    assert f"beta of shape {shape}" in str(error.value)
+    assert "list of numbers" in str(error.value)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-38])
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_a_known_beta_out_of_range_is_an_error(shape, value):
+    beta = np.ones(shape, "float32")
+    beta[(0,) * len(shape)] = value
+    with pytest.raises(ValueError, match="beta must be positive"):
+        smooth_l1_loss(Y_TRUE, Y_PRED, keras.ops.convert_to_tensor(beta))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, 1e-38])
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("plainly", "func")])
+def test_an_unknown_beta_out_of_range_makes_the_loss_nan(way, value):
+    beta = np.array([1.0, value, 1.0, 1.0], "float32")
+    run = WAYS[way](lambda y_pred, beta: smooth_l1_loss(TARGETS, y_pred, beta))
+    losses, slopes, by_beta = map(to_numpy, run(Y_PRED, beta))
+    good, exact = [0, 2, 3], expected(np.ones(4, "float32"))
+    assert np.isnan(losses[1]).all()
+    assert np.isnan(slopes[1]).all()
+    same([losses[good], slopes[good], by_beta[good]], [x[good] for x in exact])
+
+
+def test_an_empty_batch_has_no_losses_whatever_its_beta():
+    y = np.zeros((0, 3), "float32")
+    for shape in [(0,), (0, 1), (0, 3), (1, 3), ()]:
+        losses = smooth_l1_loss(y, y, keras.ops.ones(shape))
+        assert tuple(losses.shape) == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
+    y_true, y_pred, beta = (
+        keras.ops.cast(x, dtype) for x in (Y_TRUE, Y_PRED, betas((4,)))
+    )
+    wide = smooth_l1_loss(
+        *(keras.ops.cast(x, "float32") for x in (y_true, y_pred, beta))
+    )
+    losses = smooth_l1_loss(y_true, y_pred, beta)
+    np.testing.assert_array_equal(
+        to_numpy(losses), to_numpy(keras.ops.cast(wide, dtype))
+    )
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no ragged tensors")
+def test_each_row_of_ragged_predictions_may_have_its_beta():
+    rows = [Y_PRED[0, :, 0], Y_PRED[1, :2, 0]]
+    beta = keras.ops.convert_to_tensor(np.array([0.3, 1.2], "float32"))
+    if BACKEND == "torch":
+        y_pred = torch.nested.nested_tensor(
+            [torch.tensor(row) for row in rows], layout=torch.jagged
+        )
+        losses = smooth_l1_loss(y_pred * 0, y_pred, beta).values()
+    else:
+        y_pred = tf.ragged.constant([row.tolist() for row in rows])
+        losses = smooth_l1_loss(y_pred * 0, y_pred, beta).values
+    exact = [
+        oracle.value_and_slope(row, b)[0]
+        for row, b in zip(rows, [0.3, 1.2], strict=True)
+    ]
+    np.testing.assert_allclose(to_numpy(losses), np.concatenate(exact), rtol=1e-6)
