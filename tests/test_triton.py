@@ -85,7 +85,7 @@ def make_grad_output(kind, like):
     layout=["contiguous", "channels first", "reversed", "strided"],
     weight=[None, *WEIGHT_AXES],
     is_mask=[False, True],
-    beta=["float", "tuple", "tensor"],
+    beta=["float", "tuple", "tensor", *WEIGHT_AXES],
     kept_axes=[None, 0, 1, 2, 3],
     divisor=["int", "tensor", "0"],
     grad_output=["random", "ones", "one, broadcast"],
@@ -100,11 +100,15 @@ def test_values_and_gradients_are_the_references(
     if weight is not None:
         weight = make_weight(WEIGHT_AXES[weight], shape, is_mask=is_mask)
         weight = weight if is_mask else weight.to(compute_dtype)
-    beta = {
-        "float": 0.3,
-        "tuple": (0.2, *(1.5,) * (shape[-1] - 1)),
-        "tensor": torch.tensor(0.3, dtype=compute_dtype, device=DEVICE),
-    }[beta]
+    if beta in WEIGHT_AXES:
+        beta = make_weight(WEIGHT_AXES[beta], shape, is_mask=False).to(compute_dtype)
+        beta = beta + 0.2
+    else:
+        beta = {
+            "float": 0.3,
+            "tuple": (0.2, *(1.5,) * (shape[-1] - 1)),
+            "tensor": torch.tensor(0.3, dtype=compute_dtype, device=DEVICE),
+        }[beta]
     axes = None if kept_axes in (None, 0) else tuple(range(kept_axes, 4))
     arguments = [beta, weight]
     settings = {}

@@ -74,7 +74,8 @@ def compile_mean(
 ):
     """The kernel for a mean of SHAPE with its gradient, and the size of its tile."""
     strides = tuple(math.prod(SHAPE[axis + 1 :]) for axis in range(len(SHAPE)))
-    plan = kernels._plan(SHAPE, strides, weight_shape, has_betas, 0)
+    betas_shape = (1,) * (len(SHAPE) - 1) + SHAPE[-1:] if has_betas else None
+    plan = kernels._plan(SHAPE, strides, weight_shape, betas_shape, 0)
     compute_dtype = "fp64" if dtype == "fp64" else "fp32"
     tensors = {
         "y_true": dtype,

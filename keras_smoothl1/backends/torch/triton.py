@@ -259,6 +259,7 @@ class _Plan(NamedTuple):
     sums_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     expands_weight: bool
+    expands_betas: bool
     programs: int
     numbers: tuple[
         int | None, ...
@@ -272,12 +273,11 @@ def _plan(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     weight_shape: tuple[int, ...] | None,
-    has_betas: bool,
+    betas_shape: tuple[int, ...] | None,
     kept_axes: int | None,
 ) -> _Plan:
     rank, kept = len(shape), kept_axes or 0
     order = _memory_order(shape, strides, kept)
-    betas_shape = (1,) * (rank - 1) + shape[-1:] if has_betas else None
     if order is not None:
         shape = tuple(shape[axis] for axis in order)
         weight_shape, betas_shape = (
@@ -288,7 +288,14 @@ def _plan(
     pattern = _pattern(weight_shape, shape)
     run, period, repeats = pattern or (None, None, None)
     # A single beta in a tensor has a period of 1: the entry is always 0.
-    betas_run, betas_period, _ = _pattern(betas_shape, shape) or (None, 1, None)
+    betas_run, betas_period, betas_repeats = (
+        (None, 1, None)
+        if betas_shape is None
+        else _pattern(betas_shape, shape) or (None, None, 1)
+    )
+    expands_betas = betas_repeats is not None
+    if expands_betas:
+        betas_run = betas_period = None
     rows = math.prod(sums_shape)
     if not kept and period is None and run is not None and run > SHORT_RUN:
         rows = size // run
@@ -306,6 +313,7 @@ def _plan(
         sums_shape=sums_shape,
         output_shape=(rows, splits) if kept else output_shape,
         expands_weight=weight_shape is not None and pattern is None,
+        expands_betas=expands_betas,
         programs=programs,
         numbers=(rows, row_size, splits, repeats),
         constants=(
@@ -403,23 +411,25 @@ def _run(
     """
     is_float64 = y_pred.dtype is torch.float64
     dtype = torch.float64 if is_float64 else torch.float32
-    has_betas = isinstance(beta, tuple)
+    betas: Any = None
+    if isinstance(beta, tuple):
+        shape = (1,) * (y_pred.dim() - 1) + (len(beta),)
+        beta, betas = 1.0, _tensor_of(beta, dtype, y_pred.device).view(shape)
+    elif isinstance(beta, torch.Tensor):
+        beta, betas = 1.0, beta
     plan = _plan(
         y_pred.shape,
         y_pred.stride(),
         None if weight is None else weight.shape,
-        has_betas,
+        None if betas is None or betas.numel() == 1 else betas.shape,
         kept_axes,
     )
-    betas: Any = None
-    if has_betas:
-        beta, betas = 1.0, _tensor_of(beta, dtype, y_pred.device)
-    elif isinstance(beta, torch.Tensor):
-        beta, betas = 1.0, beta
     order = plan.order
     if order is not None:
         y_pred, y_true = y_pred.permute(order), y_true.permute(order)
         weight = weight if weight is None else weight.permute(order)
+        if betas is not None and betas.numel() > 1:
+            betas = betas.permute(order)
         if gradient_of_one is not None:
             gradient_of_one = gradient_of_one.permute(order)
         if grad_output is not None and kept_axes is None:
@@ -431,6 +441,9 @@ def _run(
     if weight is not None:
         weight = weight.expand(y_pred.shape) if plan.expands_weight else weight
         weight = weight.contiguous()
+    if betas is not None:
+        betas = betas.expand(y_pred.shape) if plan.expands_betas else betas
+        betas = betas.contiguous()
     divisors = None
     if isinstance(divisor, torch.Tensor):
         divisors, divisor = divisor, 1
@@ -533,7 +546,7 @@ def supports(
         and (isinstance(divisor, int) or _is_constant(divisor, y_pred))
         and (
             isinstance(beta, float | tuple)
-            or (_is_constant(beta, y_pred) and beta.dim() == 0)
+            or (_is_constant(beta, y_pred) and beta.dim() in (0, y_pred.dim()))
         )
         and (axes is None or axes == tuple(range(y_pred.dim()))[-len(axes) :])
     )
