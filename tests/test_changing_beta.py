@@ -1,0 +1,192 @@
+"""A beta that changes while a model is trained, by the recipe of the docs."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import oracle
+from helpers.autodiff import BACKEND
+
+from keras_smoothl1 import smooth_l1_loss
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(40, 3)).astype("float32")
+Y = 2 * RNG.normal(size=(40, 2)).astype("float32")
+WEIGHT = RNG.integers(0, 3, 40).astype("float32")
+BATCH_SIZE, EPOCHS, RATE = 8, 5, 0.1
+STEPS = len(X) // BATCH_SIZE
+# Compiled steps: on torch, Keras compiles none unless it is told to.
+JIT_COMPILE = {"jax": [True], "tensorflow": [False, True], "torch": [False]}[BACKEND]
+
+
+@keras.saving.register_keras_serializable("test_changing_beta")
+class Regressor(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(2, kernel_initializer="ones")
+        self.beta = self.add_weight(
+            shape=(), initializer="ones", trainable=False, name="beta"
+        )
+        self.calls = 0
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        self.calls += 1
+        losses = smooth_l1_loss(y, y_pred, self.beta, sample_weight=sample_weight)
+        return keras.ops.mean(losses)
+
+
+class EachEpoch(keras.callbacks.Callback):
+    betas = [2.0**-epoch for epoch in range(EPOCHS) for _ in range(STEPS)]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.beta.assign(2.0**-epoch)
+
+
+class EveryTwoBatches(keras.callbacks.Callback):
+    betas = [2.0 ** -(step // 2) for _ in range(EPOCHS) for step in range(STEPS)]
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch % 2 == 0:
+            self.model.beta.assign(2.0 ** -(batch // 2))
+
+
+def expected(betas):
+    """The kernel after gradient descent by NumPy."""
+    kernel, bias = np.ones((3, 2)), np.zeros(2)
+    for step, beta in enumerate(betas):
+        batch = slice(step % STEPS * BATCH_SIZE, (step % STEPS + 1) * BATCH_SIZE)
+        x, weight = X[batch], WEIGHT[batch, None]
+        _, slope = oracle.value_and_slope(x @ kernel + bias - Y[batch], beta)
+        gradient = weight * slope / slope.size
+        kernel, bias = kernel - RATE * x.T @ gradient, bias - RATE * gradient.sum(0)
+    return kernel
+
+
+def make_model(jit_compile):
+    model = Regressor()
+    model.build((None, 3))
+    model.compile(keras.optimizers.SGD(RATE), jit_compile=jit_compile)
+    return model
+
+
+def fit(model, *callbacks, epochs=EPOCHS):
+    model.fit(
+        X,
+        Y,
+        BATCH_SIZE,
+        epochs,
+        sample_weight=WEIGHT,
+        callbacks=list(callbacks),
+        shuffle=False,
+        verbose=0,
+    )
+
+
+@pytest.mark.parametrize("callback", [EachEpoch, EveryTwoBatches])
+@pytest.mark.parametrize("jit_compile", JIT_COMPILE)
+def test_each_step_takes_the_beta_of_its_time(jit_compile, callback):
+    model = make_model(jit_compile)
+    fit(model, callback())
+    kernel = keras.ops.convert_to_numpy(model.dense.kernel)
+    np.testing.assert_allclose(kernel, expected(callback.betas), rtol=2e-5)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras compiles no step of torch")
+@pytest.mark.parametrize("jit_compile", JIT_COMPILE)
+def test_five_changes_of_beta_need_one_compilation(jit_compile):
+    model = make_model(jit_compile)
+    # Python runs while a step is traced, and only then.
+    fit(model, EachEpoch())
+    assert model.calls == 1
+
+
+def test_a_beta_that_changes_is_compiled_once_by_the_compiler_of_the_backend():
+    betas = [keras.ops.convert_to_tensor(2.0**-k) for k in range(6)]
+    y_true, y_pred = map(keras.ops.convert_to_tensor, (Y[:4], X[:4, :2]))
+    calls = []
+
+    def loss(beta):
+        calls.append(beta)
+        return keras.ops.mean(smooth_l1_loss(y_true, y_pred, beta))
+
+    count = None
+    if BACKEND == "jax":
+        import jax
+
+        run = jax.jit(loss)
+    elif BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        run = tf.function(loss, autograph=False)
+    else:
+        import torch
+        import torch._dynamo.testing
+
+        torch._dynamo.reset()
+        count = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+        run = torch.compile(
+            lambda beta: smooth_l1_loss(y_true, y_pred, beta).mean(),
+            backend=count,
+            fullgraph=True,
+        )
+    for beta in betas:
+        value, _ = oracle.value_and_slope(X[:4, :2] - Y[:4], float(beta))
+        np.testing.assert_allclose(float(run(beta)), value.mean(), rtol=1e-6)
+    assert (len(calls) if count is None else count.frame_count) == 1
+
+
+def test_the_beta_is_saved_with_the_model(tmp_path):
+    model = make_model("auto")
+    fit(model, EachEpoch(), epochs=2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert float(loaded.beta.value) == 0.5
+    for each in (model, loaded):
+        fit(each, epochs=1)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(loaded.dense.kernel),
+        keras.ops.convert_to_numpy(model.dense.kernel),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("is_tracked", [False, True])
+def test_a_variable_that_jax_would_compile_in_is_an_error(is_tracked):
+    beta = keras.Variable(0.5, trainable=False)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    if is_tracked:
+        model.beta = beta
+    model.compile("sgd", loss=lambda y, y_pred: smooth_l1_loss(y, y_pred, beta))
+    if BACKEND != "jax" or is_tracked:
+        model.fit(X, Y, verbose=0)
+        return
+    with pytest.raises(ValueError, match="beta must be a variable of the model"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_a_layer_may_add_the_loss_with_its_own_beta():
+    class Reconstruction(keras.layers.Layer):
+        def build(self, input_shape):
+            self.beta = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+        def call(self, x):
+            self.add_loss(keras.ops.mean(smooth_l1_loss(0 * x, x, self.beta)))
+            return x
+
+    inputs = keras.Input((3,))
+    layer = Reconstruction()
+    model = keras.Model(inputs, layer(inputs))
+    model.compile("sgd")
+    for beta in (1.0, 0.25):
+        layer.beta.assign(beta)
+        value, _ = oracle.value_and_slope(X, beta)
+        result = model.evaluate(X, verbose=0, batch_size=len(X))
+        np.testing.assert_allclose(result, value.mean(), rtol=1e-6)
