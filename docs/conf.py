@@ -83,8 +83,9 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/(flight_delays|boxes|images|missing_targets|custom_loops"
-    r"|retinanet)\.py$",
-    "ignore_pattern": r"\b(command_line|compare_weights|display|flights)\.py$",
+    r"|changing_beta|retinanet)\.py$",
+    "ignore_pattern": r"\b(command_line|compare_weights|digit_boxes|display"
+    r"|flights)\.py$",
     "reset_argv": "programs.options_of_example",
     "plot_gallery": RUN_EXAMPLES,
     "abort_on_example_error": True,

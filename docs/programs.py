@@ -24,8 +24,8 @@ RUNS = {
     ),
 }
 ORDER = """
-flight_delays boxes images missing_targets custom_loops retinanet backend_swap
-distributed_jax distributed_torch distributed_tensorflow
+flight_delays boxes changing_beta images missing_targets custom_loops retinanet
+backend_swap distributed_jax distributed_torch distributed_tensorflow
 """
 
 

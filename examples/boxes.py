@@ -14,64 +14,29 @@ To run it::
 """
 
 import command_line
+import digit_boxes
 import display
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import scipy.ndimage
-from sklearn.datasets import load_digits
 
 from keras_smoothl1 import SmoothL1Loss
 
 options = command_line.parse_options(__doc__)
 NUMBER, EPOCHS = (256, 1) if options.short else (4096, 12)
-CANVAS = 40
-ANCHOR = np.array([CANVAS / 2, CANVAS / 2, 20, 20])  # x and y of its middle, its size
 rng = np.random.default_rng(0)
 
 # %%
 # Pictures and boxes
 # ------------------
 # Digits of 10 to 30 pixels a side, somewhere on the canvas, among noise. A box ends
-# where the ink does.
+# where the ink does. A detector predicts shifts in sizes of the anchor, and logs of
+# sizes.
 
-digits = load_digits().images / 16
-
-
-def place(digit):
-    """A canvas with the digit on it, and its box: left, top, right, bottom."""
-    ink = scipy.ndimage.zoom(digit, rng.uniform(10, 30, 2) / 8, order=1)
-    top, left = (rng.integers(CANVAS - side + 1) for side in ink.shape)
-    canvas = rng.uniform(0, 0.5, (CANVAS, CANVAS))
-    window = canvas[top : top + ink.shape[0], left : left + ink.shape[1]]
-    np.maximum(window, ink, out=window)
-    rows, columns = (np.flatnonzero(ink.max(axis) > 0.3) for axis in (1, 0))
-    corner = np.array([left, top])
-    start = corner + [columns[0], rows[0]]
-    end = corner + [columns[-1] + 1, rows[-1] + 1]
-    return canvas[..., None].astype("float32"), [*start, *end]
-
-
-def offsets(boxes):
-    """What a detector predicts: shifts in sizes of the anchor, logs of sizes."""
-    size = boxes[:, 2:] - boxes[:, :2]
-    shift = (boxes[:, :2] + size / 2 - ANCHOR[:2]) / ANCHOR[2:]
-    return np.hstack([shift, np.log(size / ANCHOR[2:])]).astype("float32")
-
-
-def boxes_of(offsets):
-    middle = ANCHOR[:2] + offsets[:, :2] * ANCHOR[2:]
-    size = np.exp(offsets[:, 2:]) * ANCHOR[2:]
-    return np.hstack([middle - size / 2, middle + size / 2])
-
-
-chosen = rng.choice(len(digits), NUMBER)
-pictures, boxes = map(np.array, zip(*(place(digits[i]) for i in chosen), strict=True))
+pictures, boxes = digit_boxes.load(NUMBER, rng)
 train, test = slice(NUMBER // 4, None), slice(NUMBER // 4)
-y = offsets(boxes)
-slips = rng.random(len(y[train])) < 0.1
-labels = y[train].copy()
-labels[slips] = rng.permutation(labels[slips])
+y = digit_boxes.offsets(boxes)
+labels = digit_boxes.with_wrong_ones(y[train], 0.1, rng)
 
 # %%
 # Training
@@ -88,22 +53,10 @@ losses = {
 }
 
 
-def locator():
-    keras.utils.set_random_seed(0)
-    layers = [keras.Input((CANVAS, CANVAS, 1))]
-    for filters in (16, 32, 64):
-        layers.append(
-            keras.layers.Conv2D(
-                filters, 3, strides=2, padding="same", activation="relu"
-            )
-        )
-    layers += [keras.layers.Flatten(), keras.layers.Dense(64, activation="relu")]
-    return keras.Sequential([*layers, keras.layers.Dense(4)])
-
-
 predicted = {}
 for name, loss in losses.items():
-    model = locator()
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(digit_boxes.locator_layers())
     model.compile(keras.optimizers.Adam(2e-3), loss)
     display.fit(name, model, pictures[train], labels, batch_size=64, epochs=EPOCHS)
     predicted[name] = model.predict(pictures[test], verbose=0)
@@ -113,17 +66,10 @@ for name, loss in losses.items():
 # ----------------------
 # Intersection over union of true and predicted boxes, on pictures with right boxes.
 
-
-def iou(first, second):
-    """Returns the intersection over union of each pair of boxes, (n, 4) and (n, 4)."""
-    start = np.maximum(first[:, :2], second[:, :2])
-    end = np.minimum(first[:, 2:], second[:, 2:])
-    common = np.clip(end - start, 0, None).prod(axis=1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
-    return common / (sum(areas) - common)
-
-
-fits = {name: iou(boxes_of(p), boxes[test]) for name, p in predicted.items()}
+fits = {
+    name: digit_boxes.iou(digit_boxes.boxes_of(offsets), boxes[test])
+    for name, offsets in predicted.items()
+}
 rows = []
 for name, fit in fits.items():
     error = np.abs(predicted[name] - y[test])
@@ -151,7 +97,7 @@ for axis, number in zip(axes.flat, by_fit[:: len(by_fit) // 8], strict=False):
     axis.set(xticks=[], yticks=[])
     display.draw_box(axis, boxes[test][number], label="true", color="black")
     for name in (first, last):
-        (box,) = boxes_of(predicted[name][[number]])
+        (box,) = digit_boxes.boxes_of(predicted[name][[number]])
         display.draw_box(axis, box, label=name, color=colors[name])
 names = axes[0, 0].get_legend_handles_labels()
 left.legend(*names, loc="outside lower center", ncols=3, frameon=False)

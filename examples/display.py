@@ -25,7 +25,7 @@ def progress_bars():
         yield bars
 
 
-def fit(name, model, *args, **kwargs):
+def fit(name, model, *args, callbacks=(), **kwargs):
     """Calls `model.fit`, and shows its steps and its loss in a bar called `name`.
 
     Returns the `History` that `model.fit` returns.
@@ -43,7 +43,7 @@ def fit(name, model, *args, **kwargs):
                 task, advance=1, status=f"loss {float(logs['loss']):.4g}"
             ),
         )
-        return model.fit(*args, verbose=0, callbacks=[callback], **kwargs)
+        return model.fit(*args, verbose=0, callbacks=[callback, *callbacks], **kwargs)
 
 
 def print_table(title, columns, rows):

@@ -26,6 +26,15 @@ def test_boxes_fit_better_after_smooth_l1_than_after_the_squared_error(example):
     assert 0 < squared < smooth < 1
 
 
+def test_a_beta_follows_the_errors_down(example):
+    printed = example("changing_beta", "--short")
+    (constant,) = numbers(r"constant 1/9 +(0\.\d+) ", printed)
+    (dynamic,) = numbers(r"Dynamic R-CNN +(0\.\d+) ", printed)
+    smallest, largest = numbers(r"learned +(0\.\d+) to (0\.\d+)", printed)
+    assert dynamic < constant == 0.111
+    assert smallest < largest
+
+
 def test_images_finds_most_of_the_misfiled_pairs(example):
     there, found = numbers(
         r"Of (\d+) misfiled images (\d+)", example("images", "--short")
