@@ -22,7 +22,10 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.losses.loss import scale_loss_for_distribution
 
 if keras.backend.backend() == "torch":
-    from keras.src.backend.torch.core import get_device as get_torch_device
+    try:
+        from keras.src.backend.torch.ops.core import get_device as get_torch_device
+    except ImportError:  # before Keras 3.16
+        from keras.src.backend.torch.core import get_device as get_torch_device
 
 __all__ = [
     "get_keras_mask",
