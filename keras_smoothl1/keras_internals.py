@@ -6,8 +6,7 @@
 - `scale_loss_for_distribution`: under `tf.distribute`, Keras divides each mean by the
   number of replicas, and multiplies again before it reports. A loss that divided in
   another way would train with another step than it reports.
-- `get_stateless_scope`: whether a step that JAX compiles is given the value of a
-  variable, or would keep the one that it has now.
+- `get_stateless_scope`: whether Keras computes something, or asks for shapes alone.
 - `get_torch_device`: to which device Keras moves the tensors of torch. Asking Keras to
   move one that is there takes longer than all else that is done before the loss.
 

@@ -229,7 +229,7 @@ def smooth_l1_loss(
         TypeError: if `beta` or `reduce_dims` is of another type, or if an argument is
             not made of real numbers.
         ValueError: if `beta` or `reduce_dims` is out of range, if shapes do not fit, or
-            if JAX trains a model that `beta` is no variable of.
+            if `beta` is a variable whose present value JAX would compile into a step.
 
     Example:
 

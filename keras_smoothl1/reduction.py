@@ -144,7 +144,7 @@ def standardize_inputs(
     y_true = squeeze_or_expand(_to_tensor_like(y_true, y_pred, dtype, "y_true"), y_pred)
     weight = sample_weight
     if mask is not None:
-        mask = align(ops.convert_to_tensor(mask, dtype="bool"), y_pred, "mask")
+        mask = align(validation.convert_to_tensor(mask, "bool", "mask"), y_pred, "mask")
     if weight is not None:
         weight = _to_tensor_like(weight, y_pred, dtype, "sample_weight")
         weight = align(weight, y_pred, "sample_weight")

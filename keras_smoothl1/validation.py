@@ -37,8 +37,8 @@ def standardize_beta(beta: Any, dtype: str) -> Beta:
         if not _is_number(member):
             raise TypeError(
                 "beta must be a positive number, or a list of positive numbers, one "
-                "for each entry of y_pred's last axis (only smooth_l1_loss takes a "
-                "tensor). "
+                "for each entry of y_pred's last axis; smooth_l1_loss also takes one "
+                "tensor. "
                 f"Received: beta={beta!r} of type {type(beta).__name__}"
             )
     numbers = tuple(_to_float(member) for member in members)
@@ -78,28 +78,38 @@ def check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> N
 
 
 def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
-    """Returns a tensor of dtype, NaN where it turns out below the smallest allowed.
+    """Returns a tensor of dtype, NaN where it turns out to be out of range.
 
-    That is twice the smallest normal number: XLA and TensorFlow flush half of a smaller
-    one to 0. Of numbers that are known, a smaller one is an error.
+    It must be at least twice the smallest normal number: XLA and TensorFlow flush half
+    of a smaller one to 0. Where numbers are known, one out of range is an error.
     """
+    if backend.is_ragged(beta):
+        raise TypeError(
+            "beta must not be ragged; if y_pred is, it may have one number for each "
+            f"row. Received: beta={beta!r}"
+        )
     if keras.backend.standardize_dtype(beta.dtype) == "bool":
         raise TypeError(f"beta must be a number, not a bool. Received: beta={beta!r}")
     if isinstance(beta, keras.Variable) and backend.keeps_value_of(beta):
         raise ValueError(
-            "beta must be a variable of the model that is trained; else JAX compiles "
-            "its present value into the step, whatever it becomes. Assign it to an "
-            f"attribute of the model. Received: beta={beta!r}"
+            "beta must not be a variable whose present value JAX would compile into "
+            "the step, whatever it becomes. In fit(), assign it to an attribute of the "
+            "model; in a function of your own, pass its value as an argument. "
+            f"Received: beta={beta!r}"
         )
     tensor = convert_to_tensor(beta, dtype, "beta")
     smallest = 2 * SMALLEST_NORMAL[compute_dtype_of(tensor)]
+    largest = 2 / smallest
     known = backend.static_range(tensor)
     if known is None:
-        return backend.xp.where(tensor >= smallest, tensor, float("nan"))
-    if not smallest <= known[0] <= known[1] <= 2 / smallest:
+        is_valid = (tensor >= smallest) & (tensor <= largest)
+        # A factor, so that the derivative by beta becomes NaN, too.
+        ones = backend.xp.ones_like(tensor)
+        return tensor * backend.xp.where(is_valid, ones, float("nan"))
+    if not smallest <= known[0] <= known[1] <= largest:
         raise ValueError(
             "beta must be positive and finite, from "
-            f"{smallest:.3g} to {2 / smallest:.3g}; one that goes to 0 can be kept "
+            f"{smallest:.3g} to {largest:.3g}; one that goes to 0 can be kept "
             "from it by keras.ops.maximum(beta, 1e-3). Received: beta of shape "
             f"{tuple(beta.shape)} with numbers from {known[0]:.3g} to {known[1]:.3g}"
         )

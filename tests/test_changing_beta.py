@@ -183,7 +183,7 @@ def test_a_variable_that_jax_would_compile_in_is_an_error(is_tracked):
     if BACKEND != "jax" or is_tracked:
         model.fit(X, Y, verbose=0)
         return
-    with pytest.raises(ValueError, match="beta must be a variable of the model"):
+    with pytest.raises(ValueError, match="beta must not be a variable whose"):
         model.fit(X, Y, verbose=0)
 
 

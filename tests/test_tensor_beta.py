@@ -255,14 +255,15 @@ def test_a_beta_that_does_not_fit_is_an_error_that_says_how_it_is_aligned(shape)
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-38])
 @pytest.mark.parametrize("shape", [(), (4,)])
-def test_a_known_beta_out_of_range_is_an_error(shape, value):
+@pytest.mark.parametrize("make", [keras.ops.convert_to_tensor, keras.Variable])
+def test_a_known_beta_out_of_range_is_an_error(shape, value, make):
     beta = np.ones(shape, "float32")
     beta[(0,) * len(shape)] = value
     with pytest.raises(ValueError, match="beta must be positive"):
-        smooth_l1_loss(Y_TRUE, Y_PRED, keras.ops.convert_to_tensor(beta))
+        smooth_l1_loss(Y_TRUE, Y_PRED, make(beta))
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, 1e-38])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-38])
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in ("plainly", "func")])
 def test_an_unknown_beta_out_of_range_makes_the_loss_nan(way, value):
     beta = np.array([1.0, value, 1.0, 1.0], "float32")
@@ -271,6 +272,7 @@ def test_an_unknown_beta_out_of_range_makes_the_loss_nan(way, value):
     good, exact = [0, 2, 3], expected(np.ones(4, "float32"))
     assert np.isnan(losses[1]).all()
     assert np.isnan(slopes[1]).all()
+    assert np.isnan(by_beta[1])
     same([losses[good], slopes[good], by_beta[good]], [x[good] for x in exact])
 
 
@@ -312,3 +314,67 @@ def test_each_row_of_ragged_predictions_may_have_its_beta():
         for row, b in zip(rows, [0.3, 1.2], strict=True)
     ]
     np.testing.assert_allclose(to_numpy(losses), np.concatenate(exact), rtol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no ragged tensors")
+def test_a_ragged_beta_is_an_error_that_says_what_to_do():
+    if BACKEND == "torch":
+        y = torch.nested.nested_tensor(
+            [torch.ones(2), torch.ones(3)], layout=torch.jagged
+        )
+    else:
+        y = tf.ragged.constant([[1.0, 1.0], [1.0, 1.0, 1.0]])
+    with pytest.raises(TypeError, match="beta must not be ragged.*each row"):
+        smooth_l1_loss(y, y, y)
+
+
+@pytest.mark.parametrize("mask", ["False", {"a": [True] * 4}, np.array([1j] * 4)])
+def test_a_mask_of_another_type_is_an_error(mask):
+    with pytest.raises((TypeError, ValueError), match="mask"):
+        smooth_l1_loss(Y_TRUE, Y_PRED, mask=mask)
+
+
+if BACKEND == "torch":
+
+    @pytest.mark.filterwarnings("ignore:.torch.jit.trace(_method)?. is")
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+    def test_a_beta_of_jit_trace_is_not_known():
+        traced = torch.jit.trace(
+            lambda y_pred, beta: smooth_l1_loss(torch.zeros(3), y_pred, beta),
+            (torch.ones(3), torch.ones(())),
+        )
+        assert torch.isnan(traced(torch.ones(3), torch.tensor(-1.0))).all()
+
+
+if BACKEND == "tensorflow":
+
+    @pytest.mark.parametrize("pred_spec", [(None, 2), None])
+    @pytest.mark.parametrize("beta_spec", [(1, 2), (None, 2), None])
+    def test_the_derivative_by_beta_sums_many_terms_right(pred_spec, beta_spec):
+        y_pred, beta = tf.fill((2**21, 2), 0.1), tf.ones((1, 2))
+
+        @tf.function(
+            input_signature=[tf.TensorSpec(pred_spec), tf.TensorSpec(beta_spec)],
+            autograph=False,
+        )
+        def losses(y_pred, beta):
+            return smooth_l1_loss(tf.zeros_like(y_pred), y_pred, beta)
+
+        with tf.GradientTape() as tape:
+            tape.watch(beta)
+            total = tf.reduce_sum(losses(y_pred, beta))
+        exact = -0.5 * float(np.float32(0.1)) ** 2 * 2**21
+        np.testing.assert_allclose(tape.gradient(total, beta), [[exact] * 2], 2e-6)
+
+
+if BACKEND == "jax":
+
+    def test_a_variable_that_jit_would_compile_in_is_an_error():
+        variable = keras.Variable(0.5)
+        run = jax.jit(lambda y_pred: smooth_l1_loss(Y_TRUE, y_pred, variable))
+        with pytest.raises(ValueError, match="beta must not be a variable"):
+            run(Y_PRED)
+        by_argument = jax.jit(lambda *x: smooth_l1_loss(Y_TRUE, *x))
+        same([by_argument(Y_PRED, variable.value)], expected(np.float32(0.5))[:1])
+        slopes = jax.grad(lambda x: smooth_l1_loss(Y_TRUE, x, variable).sum())(Y_PRED)
+        same([slopes], expected(np.float32(0.5))[1:2])

@@ -276,6 +276,21 @@ def test_a_small_weighted_sum_of_tiny_losses_keeps_its_digits(size):
     assert value == pytest.approx(1.5 * size**2 / 1e-3, rel=1e-6)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("error", "beta", "grad_output"), [(1e6, 8e6, 1e33), (1.6e-10, 0.9e-6, 1e-34)]
+)
+def test_an_extreme_incoming_gradient_keeps_its_digits(
+    error, beta, grad_output, stride
+):
+    # torch's own gradient multiplies before it divides.
+    y_pred = torch.full((515 * stride,), error)[::stride].requires_grad_()
+    losses = SmoothL1Loss(beta, None)(torch.zeros_like(y_pred), y_pred)
+    losses.backward(torch.full_like(losses, grad_output))
+    exact = np.float32(error) / np.float32(beta) * np.float32(grad_output)
+    np.testing.assert_allclose(y_pred.grad, exact, rtol=3e-7)
+
+
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Plain CPU tensors stand for those on a GPU. Returns calls of torch's own loss."""
@@ -300,7 +315,7 @@ def on_gpu(monkeypatch):
         ({"beta": 1 / 9}, True),
         ({"beta": 1 / 9, "reduction": "sum"}, True),
         ({"beta": 2.0, "reduction": "sum", "reduce_dims": -1}, True),
-        ({"beta": 2.0, "reduction": None}, True),
+        ({"reduction": None}, True),
         # Here a square may underflow, and nothing looks at the losses.
         ({"beta": 1 / 9, "reduction": None}, False),
         ({"beta": 1e-2}, False),
@@ -323,6 +338,15 @@ def test_on_a_gpu_torchs_own_loss_serves_what_needs_no_look(on_gpu, settings, by
     exact.sum().backward()
     torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=0)
     torch.testing.assert_close(y_pred.grad.double(), exact_pred.grad, rtol=5e-7, atol=0)
+
+
+def test_on_a_gpu_a_target_that_needs_a_gradient_goes_the_general_way(on_gpu):
+    with torch.inference_mode():
+        y_pred = torch.zeros(300)
+    y_true = torch.full((300,), 3.0, requires_grad=True)
+    SmoothL1Loss()(y_true, y_pred).backward()
+    assert not on_gpu
+    torch.testing.assert_close(y_true.grad, torch.full((300,), 1 / 300))
 
 
 def test_on_a_gpu_a_weight_that_hides_nan_is_not_left_to_torchs_own_loss(on_gpu):

@@ -154,7 +154,7 @@ class Backend:
         return (float(numbers.min()), float(numbers.max())) if numbers.size else None
 
     def keeps_value_of(self, variable: keras.Variable) -> bool:
-        """Whether a compiled step would keep the value that a variable has now."""
+        """Whether what is compiled now would keep the value that a variable has."""
         return False
 
     def as_number(self, x: Tensor) -> Tensor | float:

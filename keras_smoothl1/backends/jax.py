@@ -50,9 +50,11 @@ class JaxBackend(Backend):
 
     def keeps_value_of(self, variable: keras.Variable) -> bool:
         scope = get_stateless_scope()
-        # Without any state nothing is computed: Keras asks for shapes alone.
-        known = {} if scope is None else scope.state_mapping
-        return bool(known) and id(variable) not in known
+        if scope is not None and not scope.state_mapping:
+            return False  # nothing is computed: Keras asks for shapes alone
+        # Under jit even a constant is traced.
+        is_compiling = isinstance(jnp.zeros(()), jax.core.Tracer)
+        return is_compiling and not isinstance(variable.value, jax.core.Tracer)
 
     def to_dense(self, x: Any) -> Any:
         return x.todense() if isinstance(x, JAXSparse) else x

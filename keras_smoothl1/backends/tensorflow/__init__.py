@@ -71,7 +71,7 @@ class TensorFlowBackend(Backend):
         return None if x.shape.rank is None else tuple(x.shape)
 
     def static_range(self, x: Tensor) -> tuple[float, float] | None:
-        numbers = tf.get_static_value(x)
+        numbers = tf.get_static_value(tf.convert_to_tensor(x))
         return None if numbers is None else super().static_range(numbers)
 
     def size(self, x: Tensor, axes: Axes | None = None) -> Size:

@@ -237,4 +237,5 @@ def _sum_to(beta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         if shape.is_fully_defined():
             return x
     axes, _ = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(beta), s1=tf.shape(x))
-    return tf.reshape(tf.reduce_sum(x, axes), tf.shape(beta))
+    wide_sum = tf.reduce_sum(tf.cast(x, tf.float64), axes)
+    return tf.reshape(tf.cast(wide_sum, x.dtype), tf.shape(beta))

@@ -123,7 +123,12 @@ class TorchBackend(Backend):
 
     def static_range(self, x: torch.Tensor) -> tuple[float, float] | None:
         # Numbers on a GPU are not worth waiting for.
-        if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() == 0:
+        if (
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or x.device.type != "cpu"
+            or x.numel() == 0
+        ):
             return None
         x = x.detach()
         try:

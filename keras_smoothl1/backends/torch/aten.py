@@ -3,10 +3,14 @@
 Four operations replace the seven of `cpu`; for a small tensor torch's own backward pass
 takes half as long as any that is written in Python. torch rounds the square of an error
 and its quotient by 2 beta, as often as `formula` rounds, and its gradient is the
-closed-form slope. But the square leaves the range of the dtype before the loss does.
-From 1 on, a beta excludes that (`is_always_exact`); below, the losses or their sum show
+closed-form slope. But the square leaves the range of the dtype before the loss does. If
+beta is 1 or more, the loss then leaves it, too; else the losses or their sum show
 whether it can have cost a digit, which must be asked. What is not exact is left to
 `cpu` and `triton`, which this must match.
+
+torch multiplies the error by the incoming gradient before it divides by beta. So each
+path bounds beta: the product leaves the range only where the loss, or the gradient,
+does so within that factor.
 """
 
 import torch
@@ -17,7 +21,8 @@ MIN_SIZE = 2**8  # elements from which on the roundings of each are lost in the 
 SMALL = 2**16  # elements up to which the calls take longer than the work
 BLOCK_SIZE = 2**20  # elements: 4 MB, which stay in the cache and keep the threads busy
 SMALL_ON_GPU = 2**22  # elements up to which a GPU waits for Python
-MIN_BETA_OF_SUM = 2.0**-4
+MIN_BETA, MAX_BETA = 2.0**-10, 2.0**10  # of a sum that is asked whether it is exact
+MIN_BETA_UNASKED = 2.0**-4
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 LIMITS = {dtype: torch.finfo(dtype) for dtype in (torch.float32, torch.float64)}
 
@@ -70,7 +75,7 @@ def supports_one_block(
     size = y_pred.numel()
     return (
         MIN_SIZE <= size <= (BLOCK_SIZE if weight is None else SMALL)
-        and beta >= LIMITS[y_pred.dtype].eps
+        and MIN_BETA <= beta <= MAX_BETA
     )
 
 
@@ -88,7 +93,7 @@ def loss_of_one_block(
     """
     if weight is None:
         loss = plain_sum(y_true, y_pred, beta=beta, divisor=divisor)
-        exact = is_always_exact(y_pred, beta) or is_exact(
+        exact = beta >= 1 or is_exact(
             loss.item() * divisor, beta, y_pred.numel(), y_pred
         )
         return loss, exact
@@ -111,14 +116,12 @@ def plain_sum(
     return total if divisor == 1 else total / divisor
 
 
-def supports_losses(y_pred: torch.Tensor, beta: float) -> bool:
+def supports_losses(beta: float) -> bool:
     """Whether torch's own losses, with their own gradient, are worth a try.
 
-    The gradient is the error times the incoming gradient, over beta: far from 1, a beta
-    lets the product leave the range before the quotient does.
+    Up to 1, a beta keeps each product of its gradient below the incoming gradient.
     """
-    eps = LIMITS[y_pred.dtype].eps
-    return eps <= beta <= 1 / eps
+    return MIN_BETA_UNASKED <= beta <= 1
 
 
 def losses(
@@ -126,9 +129,7 @@ def losses(
 ) -> tuple[torch.Tensor, bool]:
     """Returns the loss of each element, differentiable, and whether all are exact."""
     losses = internals.smooth_l1_loss(y_pred, y_true, NONE, beta)
-    exact = is_always_exact(y_pred, beta) or (
-        losses.amin().item() * beta >= LIMITS[y_pred.dtype].tiny
-    )
+    exact = beta == 1 or (losses.amin().item() * beta >= LIMITS[y_pred.dtype].tiny)
     return losses, exact
 
 
@@ -138,11 +139,11 @@ def supports_gpu_losses(
     beta: float,
     weight: torch.Tensor | None,
 ) -> bool:
-    """Whether these are plain tensors on a GPU whose losses are always exact.
+    """Whether these are plain tensors on a GPU, and their losses always exact.
 
     To ask whether they are would wait for the GPU.
     """
-    return _supports_gpu(y_true, y_pred, beta, weight, min_beta=1.0)
+    return beta == 1 and weight is None and _are_plain_on_gpu(y_true, y_pred)
 
 
 def supports_gpu_sum(
@@ -151,26 +152,21 @@ def supports_gpu_sum(
     beta: float,
     weight: torch.Tensor | None,
 ) -> bool:
-    """Whether these are small plain tensors on a GPU whose sum is right to 2e-6.
+    """Whether these are small plain tensors on a GPU, and their sum right to 2e-6.
 
-    It is down to `MIN_BETA_OF_SUM`, whatever the squares lose by underflow.
+    It is down to `MIN_BETA_UNASKED`, whatever the squares lose by underflow.
     """
-    return MIN_SIZE <= y_pred.numel() <= SMALL_ON_GPU and _supports_gpu(
-        y_true, y_pred, beta, weight, min_beta=MIN_BETA_OF_SUM
+    return (
+        MIN_BETA_UNASKED <= beta <= MAX_BETA
+        and weight is None
+        and MIN_SIZE <= y_pred.numel() <= SMALL_ON_GPU
+        and _are_plain_on_gpu(y_true, y_pred)
     )
 
 
-def _supports_gpu(
-    y_true: torch.Tensor,
-    y_pred: torch.Tensor,
-    beta: float,
-    weight: torch.Tensor | None,
-    *,
-    min_beta: float,
-) -> bool:
+def _are_plain_on_gpu(y_true: torch.Tensor, y_pred: torch.Tensor) -> bool:
     return (
-        weight is None
-        and internals.no_mode_is_active()
+        internals.no_mode_is_active()
         and internals.is_plain_gpu_tensor(y_pred)
         and internals.is_plain_gpu_tensor(y_true)
         and y_pred.dtype in LIMITS
@@ -178,13 +174,8 @@ def _supports_gpu(
         and y_true.device == y_pred.device
         # A tensor of torch.inference_mode() cannot be saved for the backward pass.
         and not (y_pred.requires_grad and y_true.is_inference())
-        and min_beta <= beta <= 1 / LIMITS[y_pred.dtype].eps
+        and not y_true.requires_grad
     )
-
-
-def is_always_exact(y_pred: torch.Tensor, beta: float) -> bool:
-    """Whether no square of an error leaves the range unless the loss does, too."""
-    return 1 <= beta <= 1 / LIMITS[y_pred.dtype].eps
 
 
 def is_exact(total: float, beta: float, count: float, y_pred: torch.Tensor) -> bool:

@@ -68,11 +68,7 @@ def weighted_losses(
     beta: Beta,
     weight: torch.Tensor | None,
 ) -> torch.Tensor:
-    if (
-        weight is None
-        and isinstance(beta, float)
-        and aten.supports_losses(y_pred, beta)
-    ):
+    if weight is None and isinstance(beta, float) and aten.supports_losses(beta):
         losses, are_exact = aten.losses(y_true, y_pred, beta=beta)
         if are_exact:
             return losses
