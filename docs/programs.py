@@ -14,6 +14,7 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 RUNS = {
     "swap": (None, ["backend_swap.py"]),
+    "distributed_keras": ("jax", ["distributed_keras.py"]),
     "distributed_jax": ("jax", ["distributed_jax.py"]),
     "distributed_jax_2": ("jax", ["distributed_jax.py", "--processes", "2"]),
     "distributed_tensorflow": ("tensorflow", ["distributed_tensorflow.py"]),
@@ -25,7 +26,7 @@ RUNS = {
 }
 ORDER = """
 flight_delays boxes changing_beta images missing_targets custom_loops retinanet
-backend_swap distributed_jax distributed_torch distributed_tensorflow
+backend_swap distributed_keras distributed_jax distributed_torch distributed_tensorflow
 """
 
 

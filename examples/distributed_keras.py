@@ -24,6 +24,7 @@ import compare_weights
 import display
 import keras
 import numpy as np
+from packaging import version
 
 from keras_smoothl1 import SmoothL1Loss
 
@@ -195,7 +196,10 @@ def compare(kind):
 
 if __name__ == "__main__":
     backend = keras.backend.backend()
-    if not hasattr(keras.distribution, "ModelParallel") or backend == "tensorflow":
+    has_distribution = backend == "jax" or (
+        backend == "torch" and version.parse(keras.__version__).release >= (3, 16)
+    )
+    if not has_distribution:
         sys.exit(f"Keras {keras.__version__} has no keras.distribution for {backend}.")
     arguments = parse_arguments()
     PROCESSES, PROCESS = {"jax": 2, "torch": DEVICES}[backend], arguments.process

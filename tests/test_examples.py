@@ -8,6 +8,7 @@ import sys
 
 import keras
 import pytest
+from packaging import version
 
 BACKEND = keras.backend.backend()
 
@@ -63,6 +64,29 @@ def test_flight_delays_compares_losses_and_reloads_the_model(example):
     printed = example("flight_delays", "--rows", "4000", "--epochs", "1")
     assert "Smooth L1, beta 50" in printed
     assert "Largest difference of a prediction: 0.00e+00" in printed
+
+
+@pytest.mark.skipif(
+    BACKEND == "tensorflow"
+    or (BACKEND == "torch" and version.parse(keras.__version__).release < (3, 16)),
+    reason="keras.distribution is there for JAX, and for torch from Keras 3.16 on",
+)
+def test_five_steps_by_keras_distribution_are_those_of_one_device(examples, tmp_path):
+    subprocess.run(
+        [sys.executable, "distributed_keras.py", "--out", tmp_path],
+        cwd=examples,
+        env={**os.environ, "KERAS_BACKEND": BACKEND},
+        check=True,
+        timeout=300,
+    )
+    record = tmp_path / f"distributed_keras_{BACKEND}.json"
+    results = json.loads(record.read_text())
+    assert len(results) == 2 * 5 * 4
+    assert {result["strategy"] for result in results} == {
+        "DataParallel",
+        "ModelParallel",
+    }
+    assert max(result["apart"] for result in results) < 1e-5
 
 
 ENGINES = {
