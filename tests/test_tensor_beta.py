@@ -11,6 +11,7 @@ from helpers import oracle
 from helpers.autodiff import BACKEND, derivative, to_numpy, value_and_gradients
 from helpers.pairwise import pairwise
 from keras.src.backend.common.masking import set_keras_mask
+from packaging import version
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 
@@ -96,10 +97,12 @@ elif BACKEND == "torch":
 
     WAYS = {
         "plainly": value_and_gradients_of,
-        "compile": by_compile,
         "func": by_torch_func,
         "vmap": by_vmap_of_grad,
     }
+    # torch.compile cannot trace what Keras before 3.15 does to any tensor.
+    if version.parse(keras.__version__) >= version.parse("3.15"):
+        WAYS["compile"] = by_compile
 else:
     import tensorflow as tf
 
