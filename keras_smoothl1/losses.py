@@ -204,13 +204,14 @@ def smooth_l1_loss(
             missing on either.
         y_pred: The predictions, of any shape.
         beta: The error at which the loss turns from quadratic to linear, in the unit of
-            `y_pred`. A positive number; a sequence of them, one for each entry of the
-            last axis of `y_pred`; or a tensor or `keras.Variable`, by which the loss is
-            then differentiable. A tensor is broadcast to `y_pred` from the left, as
-            weights are: of shape `(batch,)` it is one beta for each sample, of shape
-            `(1, ..., outputs)` one for each output. A tensor out of range is an error
-            where its values are known. While a function is traced, and on a GPU with
-            torch, they are not; then the losses become NaN. Defaults to `1.0`.
+            `y_pred`. A positive number; a sequence of them (a list, a tuple or a flat
+            NumPy array), one for each entry of the last axis of `y_pred`; or a tensor
+            or `keras.Variable`, by which the loss is then differentiable. A tensor is
+            broadcast to `y_pred` from the left, as weights are: of shape `(batch,)` it
+            is one beta for each sample, of shape `(1, ..., outputs)` one for each
+            output. A tensor out of range is an error where its values are known. While
+            a function is traced, and on a GPU with torch, they are not; then the losses
+            become NaN. Defaults to `1.0`.
         reduce_dims: `None`, an int or a sequence of ints: the dimensions to average
             over. Defaults to `None`, one loss for each element.
         keepdims: Whether the dimensions in `reduce_dims` stay as size 1. Defaults to
