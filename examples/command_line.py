@@ -3,6 +3,8 @@
 import argparse
 import importlib.util
 import pathlib
+import socket
+import subprocess
 import sys
 
 
@@ -65,3 +67,20 @@ def require_backend(backend):
             f"This example is for {backend}, and Keras runs on {found}. "
             f"Start it with KERAS_BACKEND={backend}."
         )
+
+
+def start_processes(script, number, *options):
+    """Runs the script once for each process, and exits when all have ended.
+
+    Each gets the options, its number as `--process`, and as `--coordinator` the address
+    of this machine where the first is to listen. On real machines a scheduler does it.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, script, *options, "--coordinator", address]
+    running = [
+        subprocess.Popen([*command, "--process", str(index)]) for index in range(number)
+    ]
+    statuses = [process.wait() for process in running]
+    sys.exit(int(any(statuses)))  # a process that a signal ended has a negative one

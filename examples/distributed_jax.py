@@ -13,10 +13,6 @@ The first has eight virtual devices in one process; the second two processes, as
 machines, with four devices each. There, each process passes its part of every batch.
 """
 
-import socket
-import subprocess
-import sys
-
 import command_line
 import compare_weights
 import jax
@@ -34,18 +30,6 @@ def parse_arguments():
     parser.add_argument("--process", type=int, help="which one of them this is")
     parser.add_argument("--coordinator", help="where the first one listens")
     return parser.parse_args()
-
-
-def start(processes, out):
-    """Starts this script once for each process; on real machines a scheduler does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, __file__, "--out", out, "--coordinator", address]
-    command += ["--processes", str(processes), "--process"]
-    running = [subprocess.Popen([*command, str(i)]) for i in range(processes)]
-    statuses = [process.wait() for process in running]
-    sys.exit(int(any(statuses)))  # a process that a signal ended has a negative one
 
 
 def train(x, y, weights, reduction, many):
@@ -78,7 +62,8 @@ if __name__ == "__main__":
     command_line.require_backend("jax")
     arguments = parse_arguments()
     if arguments.processes > 1 and arguments.process is None:
-        start(arguments.processes, arguments.out)
+        options = "--out", arguments.out, "--processes", str(arguments.processes)
+        command_line.start_processes(__file__, arguments.processes, *options)
     # The devices are a CPU's; with GPUs leave both lines out.
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES // arguments.processes)

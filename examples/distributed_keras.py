@@ -15,8 +15,6 @@ on two machines. The script starts them.
 """
 
 import itertools
-import socket
-import subprocess
 import sys
 
 import command_line
@@ -44,19 +42,6 @@ def parse_arguments():
     parser.add_argument("--process", type=int, help="which process this is")
     parser.add_argument("--coordinator", help="where the first one listens")
     return parser.parse_args()
-
-
-def start(processes, out):
-    """Starts this script once for each process; on real machines a scheduler does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, __file__, "--out", out, "--coordinator", address]
-    running = [
-        subprocess.Popen([*command, "--process", str(i)]) for i in range(processes)
-    ]
-    statuses = [process.wait() for process in running]
-    sys.exit(int(any(statuses)))  # a process that a signal ended has a negative one
 
 
 def make_data():
@@ -204,7 +189,7 @@ if __name__ == "__main__":
     arguments = parse_arguments()
     PROCESSES, PROCESS = {"jax": 2, "torch": DEVICES}[backend], arguments.process
     if PROCESS is None:
-        start(PROCESSES, arguments.out)
+        command_line.start_processes(__file__, PROCESSES, "--out", arguments.out)
     if backend == "jax":
         import jax
 
