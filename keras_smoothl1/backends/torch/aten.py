@@ -8,9 +8,9 @@ beta is 1 or more, the loss then leaves it, too; else the losses or their sum sh
 whether it can have cost a digit, which must be asked. What is not exact is left to
 `cpu` and `triton`, which this must match.
 
-torch multiplies the error by the incoming gradient before it divides by beta. So each
-path bounds beta: the product leaves the range only where the loss, or the gradient,
-does so within that factor.
+torch's gradient multiplies the error by the incoming gradient before it divides by
+beta. The product can leave the range of the dtype although the quotient does not. So
+beta is bounded: then this happens only to gradients near the ends of the range.
 """
 
 import torch
@@ -21,8 +21,8 @@ MIN_SIZE = 2**8  # elements from which on the roundings of each are lost in the 
 SMALL = 2**16  # elements up to which the calls take longer than the work
 BLOCK_SIZE = 2**20  # elements: 4 MB, which stay in the cache and keep the threads busy
 SMALL_ON_GPU = 2**22  # elements up to which a GPU waits for Python
-MIN_BETA, MAX_BETA = 2.0**-10, 2.0**10  # of a sum that is asked whether it is exact
-MIN_BETA_UNASKED = 2.0**-4
+MIN_BETA, MAX_BETA = 2.0**-10, 2.0**10  # of sums
+MIN_BETA_UNASKED = 2.0**-4  # of losses, and of sums that nothing asks whether exact
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
 LIMITS = {dtype: torch.finfo(dtype) for dtype in (torch.float32, torch.float64)}
 
@@ -68,9 +68,7 @@ def supports_one_block(
 ) -> bool:
     """Whether torch's own loss, with its own gradient, is worth a try.
 
-    In a sum of few, the two or three roundings of each loss still show. The gradient
-    may underflow on the way; if beta is not below eps, what it loses by that is less
-    than the smallest normal number.
+    In a sum of few, the two or three roundings of each loss still show.
     """
     size = y_pred.numel()
     return (

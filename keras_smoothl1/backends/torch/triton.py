@@ -287,15 +287,18 @@ def _plan(
     size, sums_shape = math.prod(shape), shape[:kept] + (1,) * (rank - kept)
     pattern = _pattern(weight_shape, shape)
     run, period, repeats = pattern or (None, None, None)
-    # A single beta in a tensor has a period of 1: the entry is always 0.
-    betas_run, betas_period, betas_repeats = (
-        (None, 1, None)
-        if betas_shape is None
-        else _pattern(betas_shape, shape) or (None, None, 1)
+    # Betas know no repeats: those that need them are expanded to one for each element.
+    betas_pattern = _pattern(betas_shape, shape)
+    expands_betas = betas_shape is not None and (
+        betas_pattern is None or betas_pattern[2] is not None
     )
-    expands_betas = betas_repeats is not None
-    if expands_betas:
-        betas_run = betas_period = None
+    if betas_shape is None:
+        # A single beta in a tensor has a period of 1: the entry is always 0.
+        betas_run, betas_period = None, 1
+    elif betas_pattern is None or expands_betas:
+        betas_run, betas_period = None, None
+    else:
+        betas_run, betas_period, _ = betas_pattern
     rows = math.prod(sums_shape)
     if not kept and period is None and run is not None and run > SHORT_RUN:
         rows = size // run
