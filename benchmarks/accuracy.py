@@ -1,10 +1,11 @@
-"""How far values and slopes are from the exact ones, for this package and its peers.
+"""Compares values and slopes of this package and its peers with exact results.
 
     python benchmarks/accuracy.py --json accuracy.json --figure accuracy.png
 
-For each beta the losses of a few hundred errors over the whole range of the dtype, and
-their gradients by autodiff, are compared with exact results, in units in the last place
-(ulp). Each backend runs in a process of its own.
+For each beta, a few hundred errors cover the whole range of the dtype. Their losses,
+and the gradients by automatic differentiation, are compared with exact results.
+Differences are in units in the last place (ulp). Each backend runs in a separate
+process.
 """
 
 import json
@@ -23,11 +24,17 @@ BETAS = {
 
 def parse_arguments():
     parser = common.parser(__doc__.splitlines()[0])
-    parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument(
-        "--dtype", choices=tuple(BETAS), default="float32", help="of the errors"
+        "--backend",
+        nargs="+",
+        choices=BACKENDS,
+        default=BACKENDS,
+        help="backends to measure",
     )
-    parser.add_argument("--figure", type=common.output_path, help="file for a figure")
+    parser.add_argument(
+        "--dtype", choices=tuple(BETAS), default="float32", help="dtype of the errors"
+    )
+    parser.add_argument("--figure", type=common.output_path, help="file for the figure")
     return parser.parse_args()
 
 
@@ -51,7 +58,7 @@ def main():
 
 
 def measure(backend, dtype):
-    """One row for each implementation on this backend."""
+    """Returns one row for each implementation on this backend."""
     import numpy as np
     from helpers import exact
     from helpers.autodiff import value_and_gradients
@@ -79,13 +86,13 @@ def measure(backend, dtype):
 
 
 def implementations(backend, dtype):
-    """Functions of (y_true, y_pred, beta) that return one loss for each element."""
+    """Functions of (y_true, y_pred, beta) that return one loss per element, by name."""
     import keras
 
     from keras_smoothl1 import smooth_l1_loss
 
     def huber(y_true, y_pred, beta):
-        # Huber averages over the last axis; an axis of size 1 keeps the elements.
+        # Huber averages over the last axis. With an axis of size 1 it keeps elements.
         loss = keras.losses.Huber(delta=beta, reduction=None, dtype=dtype)
         return loss(y_true[:, None], y_pred[:, None]) / beta
 
@@ -116,7 +123,10 @@ def show(rows, dtype):
         for row in rows:
             table.add_row(row["name"], row["backend"], *map(readable, row[kind]))
         console.print(table)
-    table = Table(title="Values and slopes that are NaN or infinite, and should not be")
+    table = Table(
+        title="Values and slopes that are NaN or infinite although the exact result is"
+        " finite"
+    )
     for column in ("", "on", "number"):
         table.add_column(column, no_wrap=True)
     for row in rows:

@@ -1,7 +1,7 @@
-"""What the benchmarks share: implementations and their steps, options and tables.
+"""Shared by the benchmarks: implementations and their steps, options and tables.
 
-The inputs are batches of images of shape (8, 8, 4), so that 2^8 elements are one image.
-Keras is imported within functions, after the environment has been set for it.
+The inputs are batches of images of shape (8, 8, 4); one image has 2^8 elements. Keras
+is imported within functions, because the environment must be set first.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-# For the helpers that benchmarks share with the tests.
+# The benchmarks use some helpers of the tests.
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 
 IMAGE = (8, 8, 4)
@@ -30,7 +30,7 @@ MODES = {
     "jax": ("eager", "jit"),
     "tensorflow": ("eager", "graph", "jit"),
 }
-# The settings of the loss.
+# The settings of the loss in each variant.
 VARIANTS = {
     "plain": {},
     "weights": {},
@@ -46,12 +46,12 @@ def parser(description):
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--json", type=output_path, help="file for the numbers")
+    parser.add_argument("--json", type=output_path, help="file for the results")
     return parser
 
 
 def output_path(text):
-    """A path whose folder is made at once, before anything is measured."""
+    """A path. Its folder is created now, so that a long run cannot fail at its end."""
     path = pathlib.Path(text)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -59,41 +59,45 @@ def output_path(text):
 
 def add_cases(parser, *others):
     variants = [*VARIANTS, *others]
-    parser.add_argument("--mode", nargs="+", help="eager, jit, graph or compiled")
+    parser.add_argument(
+        "--mode",
+        nargs="+",
+        help="eager, compiled, jit or graph; all modes of the backend if left out",
+    )
     parser.add_argument(
         "--variant",
         nargs="+",
         choices=variants,
         default=variants,
         metavar="VARIANT",
-        help="plain, weights, mask ...",
+        help="cases to measure",
     )
 
 
 def chosen_cases(arguments):
-    """Each chosen mode of the backend with each chosen variant."""
+    """All pairs of a chosen mode of the backend and a chosen variant."""
     modes = MODES[backend()]
     if unknown := sorted(set(arguments.mode or ()) - set(modes)):
-        sys.exit(f"--mode must be of {modes}. Received: {unknown}")
+        sys.exit(f"--mode must be one of {modes}. Received: {unknown}")
     cases = itertools.product(arguments.mode or modes, arguments.variant)
-    # Keras compiles a metric only as part of a step.
+    # Keras compiles a metric only as a part of a training or test step.
     return [(mode, name) for mode, name in cases if name != METRIC or mode == "eager"]
 
 
 def hide_gpus():
-    """Must come before the backend is imported."""
+    """Must be called before the backend is imported."""
     os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
 
 
 def run_alone(function, *arguments, **environment):
-    """The result of the function, called in a process that is started for it."""
+    """Calls the function in a new process and returns its result."""
     os.environ.update(environment)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def table(title, *headings):
-    """A table in Markdown: names on the left, numbers under each heading."""
+    """A Markdown table: names on the left, numbers under each heading."""
     table = Table(title=title, box=box.MARKDOWN, title_justify="left")
     table.add_column("", no_wrap=True)
     for heading in headings:
@@ -108,7 +112,7 @@ def backend():
 
 
 def machine(device="cpu"):
-    """What a recorded figure must be read with."""
+    """The machine and the versions that a recorded result belongs to."""
     installed = {package.name: package.version for package in metadata.distributions()}
     packages = ("keras-smoothl1", "keras", "jax", "torch", "tensorflow", "optax")
     return {
@@ -122,7 +126,7 @@ def machine(device="cpu"):
 
 
 def inputs(variant, size):
-    """y_true, y_pred, and the weight or mask of the variant or None, as tensors."""
+    """Returns the tensors y_true and y_pred, and the variant's weight, mask or None."""
     import keras
 
     random = np.random.default_rng(0)
@@ -140,14 +144,14 @@ def inputs(variant, size):
 
 
 def implementations(variant):
-    """Functions of what inputs() returns, by name: the package and its peers."""
+    """The losses of the package and its peers, by name, called with `inputs()`."""
     import keras
 
     from keras_smoothl1 import SmoothL1Loss
 
     settings = {"beta": BETA, **VARIANTS[variant]}
     ours = SmoothL1Loss(**settings)
-    # Huber broadcasts an array of deltas.
+    # Huber accepts one delta per output only as an array.
     beta = settings["beta"]
     delta = np.array(beta, "float32") if isinstance(beta, list) else beta
     huber = keras.losses.Huber(delta=delta, reduction=settings.get("reduction", "mean"))
@@ -155,7 +159,7 @@ def implementations(variant):
         return {OURS: masked(ours), HUBER: masked(huber)}
     functions = {OURS: ours, HUBER: huber}
     if variant == "weights":
-        # Huber on images takes no weights (B,).
+        # Huber on images does not accept weights of shape (batch,).
         functions[HUBER] = lambda y_true, y_pred, weight: huber(
             y_true, y_pred, weight[:, None, None]
         )
@@ -179,7 +183,7 @@ def masked(loss):
 
 
 def native(variant):
-    """The backend's own loss, as its users would call it."""
+    """The backend's native loss, called as its users would call it."""
     if backend() == "torch":
         from torch.nn.functional import smooth_l1_loss
 
@@ -221,7 +225,7 @@ def native(variant):
 
 
 def metric_updates(y_true, y_pred):
-    """For each metric by name, a function that adds the batch and waits for the end."""
+    """Functions that update a metric with the batch and wait, by the metric's name."""
     import keras
 
     from keras_smoothl1 import SmoothL1Error
@@ -250,7 +254,7 @@ def wait_for(x):
 
 
 def step(function, mode, y_true, y_pred, extra):
-    """A function without arguments that runs one step and waits for its end."""
+    """Returns a function without arguments that runs one step and waits for it."""
     make = {"torch": _torch_step, "jax": _jax_step, "tensorflow": _tensorflow_step}
     return make[backend()](function, mode, y_true, y_pred, extra)
 
@@ -259,7 +263,7 @@ def _torch_step(function, mode, y_true, y_pred, extra):
     import torch
 
     if mode == "compiled":
-        # Else a function that was compiled for eight other cases would run eagerly.
+        # torch runs a function eagerly once it has been compiled for eight other cases.
         torch.compiler.reset()
         function = torch.compile(function)
     y_pred = y_pred.detach().requires_grad_()

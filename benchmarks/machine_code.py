@@ -1,8 +1,8 @@
-"""What the kernel for GPUs reads, writes and divides for each element of a mean.
+"""Counts loads, stores and divisions per element in the machine code of the GPU kernel.
 
     KERAS_BACKEND=torch python benchmarks/machine_code.py
 
-Triton compiles the kernel for each target, and its machine code is read. No GPU is
+Triton compiles the kernel for each target, and the instructions are counted. No GPU is
 needed.
 """
 
@@ -11,25 +11,25 @@ from helpers import machine_code
 from rich.console import Console
 
 HEADINGS = [
-    "bytes read, 16 at once",
+    "bytes read in 16-byte loads",
     "other loads",
-    "bytes written, 16 at once",
-    "divisions, rounded to nearest",
+    "bytes written in 16-byte stores",
+    "correctly rounded divisions",
     "spilled registers",
-    "torch's own, bytes",
+    "bytes of torch's own loss",
 ]
-# torch's own mean reads both inputs and writes the losses, reads those, and in the
-# backward pass reads both inputs again and writes the gradient.
-SWEEPS_OF_TORCH = 7
+# torch's own mean reads both inputs, writes the losses and reads them. Its backward
+# pass reads both inputs again and writes the gradient.
+TENSOR_PASSES_OF_TORCH = 7
 
 
 def main():
-    table = common.table("for each element", *HEADINGS, "targets")
+    table = common.table("Per element", *HEADINGS, "targets")
     for variant, settings in machine_code.VARIANTS.items():
         torch_bytes = "-"
         if variant.startswith("mean"):
             size = machine_code.SIZES[settings.get("dtype", "fp32")]
-            torch_bytes = str(SWEEPS_OF_TORCH * size)
+            torch_bytes = str(TENSOR_PASSES_OF_TORCH * size)
         targets = {}
         for target in machine_code.TARGETS:
             row = per_element(*machine_code.instructions(target, **settings))
@@ -44,7 +44,7 @@ def per_element(counts, elements):
         16 * counts["wide load"] / elements,
         counts["load"] / elements,
         16 * counts["wide store"] / elements,
-        counts["division"] // elements,  # the tile itself has one or two
+        counts["division"] // elements,  # drops those of the tile, one or two
         counts["spill"],
     )
     return tuple(f"{number:.2g}" for number in numbers)

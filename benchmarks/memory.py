@@ -1,11 +1,13 @@
-"""How much memory one step, forward and backward, takes at its peak.
+"""Measures the peak memory of one step, forward and backward.
 
     KERAS_BACKEND=torch python benchmarks/memory.py --json memory.json
 
-Each implementation takes its step in a fresh process, after one that compiles it. What
-is printed is the peak above what was in use before the step, as a multiple of the
-memory of y_pred; the gradient alone is 1. Linux only: it reads /proc. Not for
-TensorFlow, which does not give memory back to the system.
+Each implementation runs in a new process. The first step compiles it, the second is
+measured. The result is the peak memory minus the memory in use before the step, as a
+multiple of the size of y_pred. The gradient accounts for 1.
+
+Linux only, because it reads /proc. Not for TensorFlow, which does not return memory to
+the system.
 """
 
 import ctypes
@@ -24,7 +26,7 @@ def parse_arguments():
     parser = common.parser(__doc__.splitlines()[0])
     common.add_cases(parser)
     parser.add_argument(
-        "--size", type=int, default=25, help="power of 2: the number of elements"
+        "--size", type=int, default=25, help="exponent of 2: 25 is for 2^25 elements"
     )
     return parser.parse_args()
 
@@ -33,7 +35,10 @@ def main():
     arguments = parse_arguments()
     common.hide_gpus()
     if common.backend() == "tensorflow":
-        sys.exit("TensorFlow gives no memory back to the system: no peak shows.")
+        sys.exit(
+            "TensorFlow does not return memory to the system, so the peak of a step "
+            "cannot be measured."
+        )
     cases = [
         (mode, variant, name)
         for mode, variant in common.chosen_cases(arguments)
@@ -50,29 +55,27 @@ def main():
 
 
 def measure(mode, variant, name, size):
-    """The peak of a step over what is in use before it, in units of y_pred."""
+    """Peak memory of a step minus the memory in use before, in units of y_pred."""
     function = common.implementations(variant)[name]
     run = common.step(function, mode, *common.inputs(variant, size))
     run()
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back to the system
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns free memory to the system
     before = memory_in_bytes("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     run()
     return (memory_in_bytes("VmHWM") - before) / (4 * size)
 
 
 def memory_in_bytes(field):
-    """A field of the kernel's account of this process."""
+    """A field of /proc/self/status."""
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
 
 
 def show(rows):
     modes = dict.fromkeys(row["mode"] for row in rows)
-    table = common.table(
-        "Extra memory at the peak of a step, in units of y_pred", *modes
-    )
+    table = common.table("Extra peak memory of a step, in units of y_pred", *modes)
     extra = {(row["variant"], row["name"], row["mode"]): row["extra"] for row in rows}
     for variant, name in dict.fromkeys((row["variant"], row["name"]) for row in rows):
         cells = (f"{extra[variant, name, mode]:.2f}" for mode in modes)

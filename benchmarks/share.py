@@ -1,9 +1,9 @@
-"""The share of a training step that the loss takes: a small U-Net on images.
+"""Measures the loss's share of a training step of a small U-Net.
 
     KERAS_BACKEND=torch python benchmarks/share.py --json share.json
 
-The same model makes the same eager step with each loss, in turn; the loss alone is
-timed within it, forward, and backward as far as the predictions.
+The same model runs the same eager step with each loss, in random order. The time of the
+loss is that of its forward pass and of its backward pass to the predictions.
 """
 
 import json
@@ -23,7 +23,9 @@ BATCH, SIZE = 16, 128
 
 def parse_arguments():
     parser = common.parser(__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20, help="with each loss")
+    parser.add_argument(
+        "--steps", type=int, default=20, help="number of steps with each loss"
+    )
     return parser.parse_args()
 
 
@@ -65,7 +67,7 @@ def unet():
 
 
 def step(model, optimizer, loss, x, y):
-    """Seconds of one training step and of the loss in it."""
+    """Seconds of one training step, and of the loss within it."""
     start = time.perf_counter()
     model.zero_grad()
     y_pred = model(x, training=True)

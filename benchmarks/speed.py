@@ -1,12 +1,14 @@
-"""The time of one step, forward and backward, for this package and its peers.
+"""Times one step, forward and backward, of this package and its peers.
 
     KERAS_BACKEND=torch python benchmarks/speed.py --json speed.json --figure speed.png
 
-A metric is updated, with no gradient, and compared with Keras's of the squared error.
-The implementations run in turn, in one process, and of each the median is kept. A ratio
-is the median of the ratios within a round: how many times as fast as the peer this
-package is. "Memory" is one pass that reads both inputs and writes as much into new
-memory. tox has an environment for each backend.
+All implementations run in one process, in random order within each round. A time is the
+median over the rounds. A relative speed is the time of the peer divided by the time of
+this package: the ratio is computed within each round, and the median is reported.
+
+"memory" is one pass that reads both inputs and writes one new tensor; no step can be
+faster. "metric" is an update of `SmoothL1Error`, without a gradient, compared with
+`keras.metrics.MeanSquaredError`. tox has an environment for each backend.
 """
 
 import itertools
@@ -19,11 +21,12 @@ import sys
 import time
 
 import common
-from common import HUBER, METRIC, OURS
+import speed_figures
+from common import METRIC, OURS
 from rich.console import Console
 from rich.progress import Progress
 
-LARGE = 20  # sizes from 2^20 on show how the cost grows
+LARGE = 20  # growth is measured from 2^20 elements upwards
 
 
 def parse_arguments():
@@ -34,16 +37,20 @@ def parse_arguments():
         nargs="+",
         type=int,
         default=[8, 11, 14, 17, 20, 22, 24, 26],
-        help="powers of 2: the number of elements",
+        help="exponents of 2: 20 is for 2^20 elements",
     )
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="for each case, at least"
+        "--seconds", type=float, default=1.0, help="minimum time for each case"
     )
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
-        "--recorded", type=pathlib.Path, help="numbers to show instead of measuring"
+        "--device", choices=("cpu", "gpu"), default="cpu", help="where to measure"
     )
-    parser.add_argument("--figure", type=common.output_path, help="file for a figure")
+    parser.add_argument(
+        "--recorded",
+        type=pathlib.Path,
+        help="JSON file of an earlier run, shown instead of measuring",
+    )
+    parser.add_argument("--figure", type=common.output_path, help="file for the figure")
     return parser.parse_args()
 
 
@@ -53,11 +60,11 @@ def main():
         result = json.loads(arguments.recorded.read_text())
     else:
         result = record(arguments)
-    show(result["rows"])
+    show(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result))
     if arguments.figure:
-        draw(result, arguments.figure)
+        speed_figures.result_figure(result).savefig(arguments.figure, dpi=150)
 
 
 def record(arguments):
@@ -83,11 +90,11 @@ def choose_device(device):
 
     device = str(keras.ops.zeros(()).device).lower()
     if "cuda" not in device and "gpu" not in device:
-        sys.exit(f"{common.backend()} finds no GPU here.")
+        sys.exit(f"{common.backend()} found no GPU.")
 
 
 def measure(mode, variant, size, seconds):
-    """Seconds of a step in each round, by implementation."""
+    """Seconds per step in each round, by implementation."""
     inputs = common.inputs(variant, size)
     if variant == METRIC:
         runs = common.metric_updates(*inputs[:2])
@@ -98,7 +105,7 @@ def measure(mode, variant, size, seconds):
         }
     runs["memory"] = memory_pass(*inputs[:2])
     for run in runs.values():
-        run()  # compiles
+        run()  # the first call compiles
         run()
     calls = max(1, int(0.005 / seconds_of(runs[OURS], 1)))
     times = {name: [] for name in runs}
@@ -110,7 +117,7 @@ def measure(mode, variant, size, seconds):
 
 
 def memory_pass(y_true, y_pred):
-    """The least that a step must do: read both, and write as much into new memory."""
+    """The least that a step must do: read both inputs and write one new tensor."""
     if common.backend() == "jax":
         import jax
 
@@ -144,21 +151,24 @@ def digits(number):
     return float(f"{number:.3g}")
 
 
-def show(rows):
-    """The tables, as they stand in docs/performance.md."""
+def show(result):
+    """Prints the tables of docs/performance.md."""
     console = Console(width=max(120, Console().width))
-    for mode, mode_rows in groups(rows, "mode").items():
+    for mode, mode_rows in groups(result["rows"], "mode").items():
+        title = speed_figures.title(result, mode)
         variants = groups(mode_rows, "variant")
         sizes = list(groups(mode_rows, "size"))
-        powers = [f"2^{size.bit_length() - 1}" for size in sizes]
+        headings = [speed_figures.elements(size) for size in sizes]
         if plain := variants.get("plain"):
-            table = common.table(f"{mode}: milliseconds of a step", *powers, "growth")
+            table = common.table(f"{title}: milliseconds per step", *headings, "growth")
             for name in plain[0]["seconds"]:
                 seconds = [row["seconds"][name] for row in plain]
                 cells = (f"{1e3 * s:{'.0f' if s > 0.1 else '.2g'}}" for s in seconds)
                 table.add_row(name, *cells, growth(sizes, seconds))
             console.print(table)
-        table = common.table(f"{mode}: {OURS} is so many times as fast as", *powers)
+        table = common.table(
+            f"{title}: relative speed (time of the peer / time of {OURS})", *headings
+        )
         for variant, variant_rows in variants.items():
             for name in variant_rows[0]["ratio"]:
                 if name == "memory" and variant != "plain":
@@ -169,7 +179,7 @@ def show(rows):
 
 
 def groups(rows, key):
-    """The rows for each value of key."""
+    """The rows by their value of key."""
     found = {}
     for row in rows:
         found.setdefault(row[key], []).append(row)
@@ -177,51 +187,12 @@ def groups(rows, key):
 
 
 def growth(sizes, seconds):
-    """The slope of log time over log size: at 1, twice the size takes twice as long."""
+    """The exponent of the time as a power of the size: 1 is linear."""
     points = zip(sizes, seconds, strict=True)
     large = [map(math.log, point) for point in points if point[0] >= 2**LARGE]
     if len(large) < 2:
         return "-"
     return f"{statistics.linear_regression(*zip(*large, strict=True)).slope:.2f}"
-
-
-def draw(result, path):
-    """Time against size, and below how many times as fast as Huber each variant is."""
-    from matplotlib.figure import Figure
-
-    modes = groups(result["rows"], "mode")
-    figure = Figure(figsize=(1 + 4.5 * len(modes), 8), layout="constrained")
-    panels = figure.subplots(2, len(modes), sharex=True, sharey="row", squeeze=False)
-    for (mode, rows), (above, below) in zip(modes.items(), panels.T, strict=True):
-        variants = groups(rows, "variant")
-        plain = variants.get("plain", [])
-        for name in plain[0]["seconds"] if plain else ():
-            above.loglog(
-                [row["size"] for row in plain],
-                [row["seconds"][name] for row in plain],
-                marker="o" if name == OURS else "",
-                linestyle=":" if name == "memory" else "-",
-                color="grey" if name == "memory" else None,
-                label=name,
-            )
-        for variant, variant_rows in variants.items():
-            if HUBER not in variant_rows[0]["ratio"]:
-                continue
-            below.plot(
-                [row["size"] for row in variant_rows],
-                [row["ratio"][HUBER] for row in variant_rows],
-                marker="o",
-                label=variant,
-            )
-        below.axhline(1, color="grey", linewidth=0.5)
-        above.set_title(f"{result['machine']['backend']}, {mode}")
-        below.set(xscale="log", yscale="log", xlabel="elements")
-        below.set_xscale("log", base=2)
-    panels[0, 0].set_ylabel("seconds of a step")
-    panels[1, 0].set_ylabel(f"times as fast as {HUBER}")
-    panels[0, 0].legend(frameon=False, fontsize="small")
-    panels[1, -1].legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":
