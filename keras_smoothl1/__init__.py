@@ -5,8 +5,8 @@ import sys
 
 from keras_smoothl1.version import __version__
 
-# `python -m keras_smoothl1` must run where Keras cannot be imported for want of the
-# backend that it looks for: that is what it tells. While Python looks for the module to
+# `python -m keras_smoothl1` must run, and report the problem, even if Keras cannot be
+# imported because its default backend is missing. While Python looks for the module to
 # run, argv[0] is "-m".
 if sys.argv[:1] != ["-m"] or ("-m", __name__) not in itertools.pairwise(sys.orig_argv):
     from keras_smoothl1.losses import SmoothL1Loss, smooth_l1_loss

@@ -1,9 +1,9 @@
-"""`python -m keras_smoothl1`: is this installation as exact as it should be?
+"""`python -m keras_smoothl1`: checks the accuracy of this installation.
 
-Prints what is installed, and how far values and slopes are from stored exact results.
-Each backend is checked in a process of its own, since Keras takes only one, and may not
-even be importable with the one that it looks for here. The exit status is 1 if anything
-differs or fails. A bug report starts with this table.
+Prints the installed versions, and how far computed values and slopes are from stored
+exact results. Each backend is checked in a separate process, because a process can only
+use one, and because Keras cannot be imported if its default backend is missing. The
+exit status is 1 if a result differs, a check fails, or no backend is installed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import Any
 
-# Keras brings rich along.
+# A dependency of Keras.
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -30,12 +30,13 @@ HEADERS = ("backend", "version", "device", "run", "dtype", "value", "slope", "re
 def main() -> int:
     argparse.ArgumentParser(
         "python -m keras_smoothl1",
-        description="Shows what is installed, and checks values and slopes on each "
-        "installed backend, whichever KERAS_BACKEND names.",
-        epilog="The exit status is 1 if anything differs from stored exact results by "
-        "over 1.5 units in the last place, or fails.",
+        description="Prints the installed versions, and compares values and slopes on "
+        "all installed backends with stored exact results, whatever the value of "
+        "KERAS_BACKEND.",
+        epilog="The exit status is 1 if a result differs by more than 1.5 units in the "
+        "last place, if a check fails, or if no backend is installed.",
     ).parse_args()
-    # Wide enough for the table, which a pipe would have folded.
+    # If stdout is a pipe, rich assumes a narrower console and would wrap the table.
     terminal = sys.stdout.isatty()
     console = Console(
         width=100, highlight=False, markup=False, force_interactive=terminal
@@ -48,55 +49,59 @@ def main() -> int:
             reports[backend] = _report(backend)
     if reports:
         console.print(_table(reports))
-        console.print("Value and slope: the largest error, in units in the last place.")
+        console.print(
+            "Value and slope: the largest error found, in units in the last place."
+        )
     if missing := set(BACKENDS) - set(installed):
         console.print(f"Not installed: {', '.join(sorted(missing))}.")
     problems = _problems(reports)
-    message = "\n".join([*(problems or ["All are within 1.5."]), _import_of_keras()])
-    # The encoding of a pipe may lack characters of a backend's error message.
+    result = problems or ["All errors are within 1.5 units in the last place."]
+    message = "\n".join([*result, _describe_keras_import()])
+    # The encoding of a pipe may not represent every character of an error message.
     encoded = message.encode(console.encoding, "backslashreplace")
     console.print(encoded.decode(console.encoding), soft_wrap=True)
     return 1 if problems else 0
 
 
 def _is_installed(backend: str) -> bool:
-    # A folder of that name without any code, as one left behind, has no origin.
+    # A leftover folder without code is found as a namespace package without an origin.
     spec = importlib.util.find_spec(backend)
     return spec is not None and spec.origin is not None
 
 
 def _versions() -> str:
     packages = importlib.metadata.packages_distributions()
-    # The nightly build of Keras is another package of the same module.
+    # The nightly build of Keras is another distribution of the same module.
     names = {name for module in ("keras", "numpy") for name in packages.get(module, ())}
     lines = [f"{name} {importlib.metadata.version(name)}" for name in sorted(names)]
     lines.append(f"Python {platform.python_version()}")
     return (
         f"keras-smoothl1 {__version__}, {', '.join(lines)}\n"
-        f"{platform.platform()}, KERAS_BACKEND {_chosen()}"
+        f"{platform.platform()}, {_keras_backend_setting()}"
     )
 
 
-def _chosen() -> str:
-    return os.environ.get("KERAS_BACKEND") or "not set"
+def _keras_backend_setting() -> str:
+    value = os.environ.get("KERAS_BACKEND")
+    return f"KERAS_BACKEND={value}" if value else "KERAS_BACKEND not set"
 
 
-def _import_of_keras() -> str:
-    """Which backend a program gets, if the one that Keras looks for can be imported."""
+def _describe_keras_import() -> str:
+    """Reports the backend that `import keras` selects here, or why it fails."""
     process = _python("-c", "import keras; print(keras.backend.backend())", {})
     if process.returncode:
         *_, last = f"exit status {process.returncode}\n{process.stderr}".splitlines()
         return (
-            f"But here `import keras` fails, with KERAS_BACKEND {_chosen()}: {last}\n"
-            "Set KERAS_BACKEND to a backend that is ok."
+            f"`import keras` fails here, with {_keras_backend_setting()}: {last}\n"
+            "Set KERAS_BACKEND to a backend that is installed."
         )
-    return f"Here `import keras` takes {process.stdout.split()[-1]}."
+    return f"`import keras` selects the backend {process.stdout.split()[-1]}."
 
 
 def _python(
     flag: str, program: str, chosen: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Runs code after -c or a module after -m, with chosen over the environment."""
+    """Runs code (-c) or a module (-m); `chosen` overrides environment variables."""
     return subprocess.run(
         [sys.executable, flag, program],
         env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "PYTHONUTF8": "1", **chosen},
@@ -107,8 +112,8 @@ def _python(
 
 
 def _report(backend: str) -> dict[str, Any]:
-    """The report of self_check on the backend, or the end of its error message."""
-    # JAX has float64 only where it is enabled.
+    """The report of self_check for a backend, or the end of its error message."""
+    # On JAX, float64 has to be enabled.
     chosen = {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
     process = _python("-m", "keras_smoothl1.self_check", chosen)
     if process.returncode:
@@ -119,7 +124,7 @@ def _report(backend: str) -> dict[str, Any]:
 
 
 def _table(reports: dict[str, dict[str, Any]]) -> Table:
-    # Pasted into an issue it is a table there too.
+    # Markdown, so that the output is shown as a table when pasted into an issue.
     table = Table(*HEADERS, box=box.MARKDOWN)
     for backend, report in reports.items():
         if "failed" in report:
@@ -134,11 +139,11 @@ def _table(reports: dict[str, dict[str, Any]]) -> Table:
 
 
 def _problems(reports: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each difference, and the output of each backend that failed."""
+    """One line per difference, and the output of each check that failed."""
     if not reports:
         return [
-            "There is no backend to check. Install one, such as by\n"
-            'python -m pip install "keras-smoothl1[jax]"'
+            "No backend is installed. Install one, for example with\n"
+            "python -m pip install jax"
         ]
     lines = []
     for backend, report in reports.items():
@@ -146,7 +151,8 @@ def _problems(reports: dict[str, dict[str, Any]]) -> list[str]:
         for check in report.get("checks", ()):
             lines += [
                 f"{backend} {check['run']} {row['dtype']}, error {row['error']}, "
-                f"beta {row['beta']}: {row['of']} {row['result']}, not {row[row['of']]}"
+                f"beta {row['beta']}: the {row['of']} is {row['result']}, expected "
+                f"{row[row['of']]}"
                 for row in check["differences"]
             ]
     return lines

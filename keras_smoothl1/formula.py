@@ -12,19 +12,19 @@ beta = 1 / sigma²):
     curvature(d) = 1 / beta          if |d| < beta
                  = 0                 otherwise
 
-d² is never formed: it leaves the range of the dtype long before the loss does. With
-c = clip(d, -beta, beta) both branches are one: slope = c / beta, and
-value = slope · (d - c / 2). Since the quotient of an error below beta rounds to less
-than 1, |slope| < 1 tells the branches apart, too.
+d² is never computed, because it leaves the range of the dtype long before the loss
+does. With c = clip(d, -beta, beta), both branches have the same form: slope = c / beta
+and value = slope · (d - c / 2). The quotient of an error smaller than beta rounds to
+less than 1, so |slope| < 1 also distinguishes the branches.
 
-The derivatives by beta are -slope² / 2 for the value, and -slope · curvature for the
-slope.
+The derivatives with respect to beta are -slope² / 2 for the value, and
+-slope · curvature for the slope.
 
-Every kernel must match these to the promised 1.5 units in the last place. They are
-written for `keras.ops` and run on whatever backend Keras has. `xp` may also be numpy,
-jax.numpy, torch or tensorflow, which know the same functions by the same names: they
-are faster, and `keras.ops.where`, `minimum` and `maximum` round float64 to float32 on
-NumPy and torch.
+Every kernel must be within 1.5 units in the last place of the exact result, as these
+functions are. They are written for `keras.ops` and run on any backend of Keras. `xp`
+may also be numpy, jax.numpy, torch or tensorflow, which have functions of the same
+names. They are faster than `keras.ops`, whose `where`, `minimum` and `maximum` also
+round float64 to float32 on NumPy and torch.
 """
 
 from typing import Any
@@ -43,14 +43,16 @@ def value_and_slope(
     error: Tensor, beta: Tensor, *, xp: Any = ops
 ) -> tuple[Tensor, Tensor]:
     clipped = xp.minimum(xp.maximum(error, -beta), beta)
-    # The divisor is beta, but no compiler knows: XLA and TensorFlow's graph optimizer
-    # would multiply by 1 / beta instead, which is rounded once more and may exceed 1.
+    # The divisor equals beta, but compilers cannot infer that. With a constant divisor,
+    # XLA and TensorFlow's graph optimizer would multiply by 1 / beta, which adds a
+    # rounding error, and the slope could exceed 1.
     slope = clipped / xp.maximum(clipped, beta)
     return slope * (error - 0.5 * clipped), slope
 
 
-# Autodiff gets the next two right, in any mode and to any order: neither branch sees
-# what belongs to the other, so none multiplies infinity by 0.
+# Automatic differentiation of the next two functions is correct in any mode and to any
+# order. Where the quadratic branch is not selected, it computes with 0 and 1, so
+# infinity is never multiplied by 0.
 
 
 def value(error: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:
@@ -65,10 +67,10 @@ def slope(error: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:
 
 
 def _branches(error: Tensor, beta: Tensor, xp: Any) -> tuple[Tensor, Tensor, Tensor]:
-    # So that neither a NaN error nor a NaN beta is linear: its slope would be a number.
+    # False for a NaN error or a NaN beta: the linear branch would give a finite slope.
     is_linear = xp.abs(error) >= beta
     near = xp.where(is_linear, xp.zeros_like(error), error)
-    # Chosen per element, so that no compiler multiplies by 1 / beta here, either.
+    # The divisor is selected per element, so that no compiler multiplies by 1 / beta.
     return is_linear, near, xp.where(is_linear, xp.ones_like(error), beta)
 
 
@@ -77,15 +79,15 @@ def curvature(slope: Tensor, beta: Tensor, *, xp: Any = ops) -> Tensor:
     return xp.where(quadratic, xp.ones_like(slope), xp.zeros_like(slope)) / beta
 
 
-def value_by_beta(slope: Tensor) -> Tensor:
+def value_grad_beta(slope: Tensor) -> Tensor:
     return -0.5 * slope * slope
 
 
-def slope_by_beta(slope: Tensor, curvature: Tensor) -> Tensor:
+def slope_grad_beta(slope: Tensor, curvature: Tensor) -> Tensor:
     return -slope * curvature
 
 
 def half_underflows(beta: Beta, dtype: str) -> bool:
-    """Whether beta / 2 is no normal number, which XLA and TensorFlow flush to 0."""
+    """Whether beta / 2 is subnormal, so that XLA and TensorFlow flush it to 0."""
     smallest = min(beta) if isinstance(beta, tuple) else beta
     return smallest / 2 < SMALLEST_NORMAL[dtype]

@@ -1,21 +1,21 @@
-"""What a loss needs from Keras and has no public name there.
+"""The private names of Keras that the package uses.
 
-- `get_keras_mask`: layers leave the mask of a tensor on the tensor. Backends whose
-  tensors take no attributes, JAX and its tracers among them, keep it in a table that
-  only this function knows.
+- `get_keras_mask`: layers attach a mask to their output. Where tensors accept no new
+  attributes, as on JAX, Keras keeps masks in a table that only this function can read.
 - `scale_loss_for_distribution`: under `tf.distribute`, Keras divides each mean by the
-  number of replicas, and multiplies again before it reports. A loss that divided in
-  another way would train with another step than it reports.
-- `get_stateless_scope`: whether Keras computes something, or asks for shapes alone.
-- `get_torch_device`: to which device Keras moves the tensors of torch. Asking Keras to
-  move one that is there takes longer than all else that is done before the loss.
+  number of replicas, and undoes this before reporting. With another divisor, the
+  gradients would not be those of the reported loss.
+- `get_stateless_scope`: shows whether Keras computes values or only infers shapes.
+- `get_torch_device`: the device to which Keras moves torch tensors. Letting Keras
+  convert a tensor that is already there takes longer than all other preparations of a
+  small call.
 
-tests/test_keras_internals.py fails when Keras moves or changes any of them.
+tests/test_keras_internals.py fails if Keras moves or changes any of them.
 """
 
 import keras
 
-# Where it is defined: Keras 3.16 no longer hands it on to keras.src.backend.
+# From the defining module: keras.src.backend no longer exports it in Keras 3.16.
 from keras.src.backend.common.masking import get_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.losses.loss import scale_loss_for_distribution

@@ -1,4 +1,4 @@
-"""SmoothL1Loss and smooth_l1_loss."""
+"""The public loss: the class `SmoothL1Loss` and the function `smooth_l1_loss`."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from keras_smoothl1.keras_internals import get_keras_mask
 from keras_smoothl1.reduction import reduced_loss
 from keras_smoothl1.typing import Beta, Tensor
 
-NUMPY = np.ndarray, np.generic  # torch.compile cannot trace a union of them
+NUMPY_TYPES = np.ndarray, np.generic  # a tuple: torch.compile cannot trace X | Y
 
 
 @keras.saving.register_keras_serializable("keras_smoothl1")
 class SmoothL1Loss(keras.losses.Loss):
     """Computes the Smooth L1 loss between `y_true` and `y_pred`.
 
-    It is quadratic for errors below `beta` and linear above, so that an outlier pulls
-    no harder than any other large error:
+    The loss is quadratic for errors smaller than `beta` and linear for larger errors,
+    so that the gradient of an outlier is no larger than that of any other large error:
 
     ```
     loss = 0.5 * (y_pred - y_true)**2 / beta    if |y_pred - y_true| < beta
@@ -28,60 +28,63 @@ class SmoothL1Loss(keras.losses.Loss):
 
     See: [Fast R-CNN](https://arxiv.org/abs/1504.08083), where `beta = 1 / sigma**2`.
 
-    It is `keras.losses.Huber(delta=beta)` divided by `beta`: the slope of a large error
-    is 1 whatever `beta` is, and as `beta` goes to 0 the loss becomes the absolute
-    error.
+    It equals `keras.losses.Huber(delta=beta)` divided by `beta`. The slope of a large
+    error is 1 for every `beta`, and as `beta` approaches 0 the loss approaches the
+    absolute error.
 
-    With `reduce_dims=None` each element counts by itself. Keras's own losses average
-    over the last axis first, which `reduce_dims=-1` does too. The means are the same;
-    with `reduction="sum"`, and with no reduction, the results differ.
+    With `reduce_dims=None`, the reduction is applied to the losses of all elements.
+    Keras's own losses first average over the last axis, as `reduce_dims=-1` does. Both
+    give the same mean, but different results with `reduction="sum"` and `None`.
 
-    Weights and masks belong to elements. In `loss(y_true, y_pred, sample_weight)`, a
-    `sample_weight` of shape `()`, `(batch,)`, `(batch, d0)` and so on up to the shape
-    of `y_pred`, with 1 allowed for any dimension, is broadcast to `y_pred` from the
-    left. So is the mask that `Masking` or `Embedding(mask_zero=True)` leaves on
-    `y_pred`. A masked element never counts. An element that is masked or has weight 0
-    has loss 0 and slope 0 even where its target or prediction is NaN.
+    Weights and masks apply to elements. In `loss(y_true, y_pred, sample_weight)`, the
+    weights are broadcast to `y_pred` from the left: their shape is `()`, `(batch,)`,
+    `(batch, d0)` and so on up to the shape of `y_pred`, and any dimension may be 1. The
+    mask that `Masking` or `Embedding(mask_zero=True)` attaches to `y_pred` is broadcast
+    in the same way. Masked elements are not counted in means. An element that is masked
+    or has weight 0 has loss 0 and slope 0, even if its target or prediction is NaN.
 
-    Sparse tensors are made dense. Of ragged ones whose rows have the same lengths, all
-    values count alike. Where TensorFlow knows sizes only when a step runs, shapes are
-    compared then.
+    Sparse tensors are converted to dense tensors. Ragged tensors are supported if the
+    rows of all arguments have the lengths of those of `y_pred`; each value counts as
+    one element. Sizes that TensorFlow knows only at run time are checked then.
 
-    `compile()` takes the loss itself, not its name, which Keras does not know.
+    Pass the loss object to `compile()`. Keras cannot look it up by its name.
 
     Args:
         beta: The error at which the loss turns from quadratic to linear, in the unit of
-            `y_pred`. A positive number, or a sequence of them, one for each entry of
-            the last axis of `y_pred`. Defaults to `1.0`.
-        reduction: How the losses become one number. `"sum_over_batch_size"` (the
-            default), `"mean"` and `"auto"` sum the weighted losses and divide by how
-            many are not masked; `"mean_with_sample_weight"` divides by the sum of the
-            weights; `"sum"` only sums; `None` and `"none"` do nothing. A mean of
-            nothing is 0.
-        reduce_dims: `None`, an int or a sequence of ints. The weighted losses are
-            averaged over these dimensions before the reduction, that is summed and
-            divided by how many are not masked: for images of shape
-            `(batch, channels, height, width)`, `(1, 2, 3)` makes one loss of each
-            image. Defaults to `None`.
-        keepdims: Whether the dimensions in `reduce_dims` stay as size 1. Defaults to
-            `True`.
+            `y_pred`. A positive number, or a sequence with one positive number for each
+            entry of the last axis of `y_pred`. Defaults to `1.0`.
+        reduction: Type of reduction to apply to the weighted losses.
+            `"sum_over_batch_size"` (the default), `"mean"` and `"auto"` divide the sum
+            of the losses by the number of elements that are not masked.
+            `"mean_with_sample_weight"` divides the sum by the sum of the weights.
+            `"sum"` returns the sum. `None` and `"none"` apply no reduction. A mean over
+            no elements is 0.
+        reduce_dims: Dimensions to average over before the reduction: `None`, an int or
+            a sequence of ints. The weighted losses are summed over these dimensions and
+            divided by the number of elements that are not masked. The reduction is then
+            applied to these means; means over no elements are not counted. For images
+            of shape `(batch, channels, height, width)`, `(1, 2, 3)` computes one loss
+            per image. Defaults to `None`.
+        keepdims: Whether to keep the dimensions in `reduce_dims` with size 1. Defaults
+            to `True`.
         name: Optional name for the loss instance.
         dtype: The dtype of the result: `"float16"`, `"bfloat16"`, `"float32"`,
-            `"float64"` or a `keras.DTypePolicy`. The first two are computed in float32
-            and rounded once, at the end. Defaults to `None`, which means
-            `keras.backend.floatx()`.
+            `"float64"`, or a `keras.DTypePolicy` or its name. float16 and bfloat16 are
+            computed in float32 and rounded once, at the end. Defaults to `None`, which
+            means `keras.backend.floatx()`.
 
     Returns:
-        From `loss(y_true, y_pred, sample_weight=None)`, a scalar. Without a reduction,
-        the weighted losses in the shape of `y_pred`, where `reduce_dims` have size 1 or
-        are dropped. `y_true` has the shape of `y_pred`; a trailing dimension of 1 may
-        be missing on either.
+        `loss(y_true, y_pred, sample_weight=None)` returns a scalar. Without a
+        reduction, it returns the weighted losses in the shape of `y_pred`; dimensions
+        in `reduce_dims` have size 1 or are removed. `y_true` must have the shape of
+        `y_pred`, except that a trailing dimension of 1 may be missing on either.
 
     Raises:
-        TypeError: if `beta` or `reduce_dims` is of another type, or, when called, if an
-            argument is not made of real numbers, or is ragged and does not line up.
-        ValueError: if `beta`, `reduction`, `reduce_dims` or `dtype` is none of the
-            above, or, when called, if shapes do not fit.
+        TypeError: If an argument has an unsupported type. When called, if an argument
+            does not consist of real numbers, or is ragged and its rows differ in length
+            from those of `y_pred`.
+        ValueError: If `beta`, `reduction`, `reduce_dims` or `dtype` has an unsupported
+            value. When called, if shapes do not match.
 
     Example:
 
@@ -125,8 +128,10 @@ class SmoothL1Loss(keras.losses.Loss):
         super().__init_subclass__(**kwargs)
         if cls.call is not SmoothL1Loss.call:
             raise TypeError(
-                "SmoothL1Loss weighs its losses by itself and would not run the call() "
-                f"of {cls.__name__}. Override __call__() or subclass keras.losses.Loss."
+                "A subclass of SmoothL1Loss must not override call(), because "
+                "SmoothL1Loss.__call__() applies the weights and never uses call(). "
+                "Override __call__() or subclass keras.losses.Loss. "
+                f"Received: {cls.__name__}"
             )
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
@@ -143,7 +148,7 @@ class SmoothL1Loss(keras.losses.Loss):
         )
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
-        """Returns the losses before weights, mask and reduction."""
+        """Returns the losses without applying weights, a mask or the reduction."""
         return reduced_loss(
             y_true,
             y_pred,
@@ -164,7 +169,7 @@ class SmoothL1Loss(keras.losses.Loss):
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Keras would pickle a whole model archive, which a loss cannot be read from.
+        # Keras's own __reduce__ stores a model archive, which cannot restore a loss.
         return type(self).from_config, (self.get_config(),)
 
     def __repr__(self) -> str:
@@ -191,46 +196,51 @@ def smooth_l1_loss(
 
     See: [Fast R-CNN](https://arxiv.org/abs/1504.08083), where `beta = 1 / sigma**2`.
 
-    This is the loss for a custom loop or `compute_loss()`, and for a `beta` that
-    changes: a tensor, such as a variable of the model.
+    Use the function in a custom loop or in `compute_loss()`, and for a `beta` that
+    changes, such as a variable of the model.
 
-    Passed to `compile()`, it gets no weights and no mask: Keras applies them to what it
-    returns, aligned from the right, where they may not fit or weigh something else.
-    Pass `SmoothL1Loss()` instead. Keras looks up names among its own losses alone:
-    `compile(loss="smooth_l1_loss")` is an error, of Keras's.
+    In `compile()`, use `SmoothL1Loss()` instead. Keras does not pass weights and masks
+    to a function. It applies them to the returned losses and broadcasts from the right,
+    so they may fail to broadcast, or apply to the wrong elements. The string
+    `"smooth_l1_loss"` cannot be used either, because Keras only finds its own losses by
+    name.
 
     Args:
         y_true: The targets, in the shape of `y_pred`. A trailing dimension of 1 may be
             missing on either.
         y_pred: The predictions, of any shape.
         beta: The error at which the loss turns from quadratic to linear, in the unit of
-            `y_pred`. A positive number; a sequence of them (a list, a tuple or a flat
-            NumPy array), one for each entry of the last axis of `y_pred`; or a tensor
-            or `keras.Variable`, by which the loss is then differentiable. A tensor is
-            broadcast to `y_pred` from the left, as weights are: of shape `(batch,)` it
-            is one beta for each sample, of shape `(1, ..., outputs)` one for each
-            output. A tensor out of range is an error where its values are known. While
-            a function is traced, and on a GPU with torch, they are not; then the losses
-            become NaN. Defaults to `1.0`.
-        reduce_dims: `None`, an int or a sequence of ints: the dimensions to average
-            over. Defaults to `None`, one loss for each element.
-        keepdims: Whether the dimensions in `reduce_dims` stay as size 1. Defaults to
-            `True`.
+            `y_pred`. It can be a positive number; a sequence (a list, a tuple or a flat
+            NumPy array) with one number for each entry of the last axis of `y_pred`; or
+            a tensor or `keras.Variable`, with respect to which the loss is
+            differentiable. A tensor is broadcast to `y_pred` from the left, like
+            weights: the shape `(batch,)` means one beta per sample, and
+            `(1, ..., outputs)` one per output. Its values must be positive and finite.
+            Other values raise an error if they are known. In traced functions, and on
+            a GPU with torch, they are not known, and their losses are NaN. Defaults to
+            `1.0`.
+        reduce_dims: Dimensions to average over: `None`, an int or a sequence of ints.
+            Defaults to `None`, which returns one loss per element.
+        keepdims: Whether to keep the dimensions in `reduce_dims` with size 1. Defaults
+            to `True`.
         sample_weight: Optional weights, broadcast to `y_pred` from the left. An element
-            of weight 0 has loss 0 and slope 0, even where it is NaN.
-        mask: Optional booleans, broadcast like weights. An element that is `False` does
-            not count in a mean over `reduce_dims`, and has loss 0 and slope 0. A mask
-            that Keras has left on `y_pred` is not looked at.
+            with weight 0 has loss 0 and slope 0, even if its target or prediction is
+            NaN.
+        mask: Optional booleans, broadcast like weights. An element whose mask is
+            `False` has loss 0 and slope 0, and is not counted in a mean over
+            `reduce_dims`. A mask that Keras has attached to `y_pred` is ignored.
 
     Returns:
-        The weighted losses, in the dtype of `y_pred` and its shape, where `reduce_dims`
-        have size 1 or are dropped.
+        The weighted losses, in the shape and dtype of `y_pred`, or in
+        `keras.backend.floatx()` if that is not a floating-point dtype. Dimensions in
+        `reduce_dims` have size 1 or are removed.
 
     Raises:
-        TypeError: if `beta` or `reduce_dims` is of another type, or if an argument is
-            not made of real numbers.
-        ValueError: if `beta` or `reduce_dims` is out of range, if shapes do not fit, or
-            if `beta` is a variable whose present value JAX would compile into a step.
+        TypeError: If an argument has an unsupported type, or does not consist of real
+            numbers.
+        ValueError: If `beta` or `reduce_dims` is out of range, if shapes do not match,
+            or if `beta` is a variable whose current value JAX would compile into a
+            step as a constant.
 
     Example:
 
@@ -245,7 +255,7 @@ def smooth_l1_loss(
     array([[0.0625],
            [1.25  ]], dtype=float32)
 
-    One beta for each sample:
+    One beta per sample:
 
     >>> beta = keras.ops.convert_to_tensor([0.5, 2.0])
     >>> np.asarray(smooth_l1_loss(y_true, y_pred, beta))
@@ -269,7 +279,7 @@ def smooth_l1_loss(
 
 def _standardize_beta(beta: Any, dtype: str) -> Beta | Tensor:
     is_tensor = keras.ops.is_tensor(beta) or isinstance(beta, keras.Variable)
-    # On Keras's NumPy backend NumPy's numbers and lists of them are tensors, too.
-    if is_tensor and not (isinstance(beta, NUMPY) and beta.ndim < 2):
+    # On Keras's NumPy backend, NumPy scalars and flat arrays are tensors as well.
+    if is_tensor and not (isinstance(beta, NUMPY_TYPES) and beta.ndim < 2):
         return validation.standardize_tensor_beta(beta, dtype)
     return validation.standardize_beta(beta, dtype)

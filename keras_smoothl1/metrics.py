@@ -1,4 +1,4 @@
-"""SmoothL1Error."""
+"""The public metric: `SmoothL1Error`."""
 
 from typing import Any
 
@@ -11,30 +11,30 @@ from keras_smoothl1.keras_internals import get_keras_mask
 
 @keras.saving.register_keras_serializable("keras_smoothl1")
 class SmoothL1Error(keras.metrics.Metric):
-    """Computes the mean Smooth L1 loss over all elements seen since the last reset.
+    """Computes the mean Smooth L1 loss over all elements since the last reset.
 
-    With sample weights it is the weighted mean: the sum of the weighted losses, divided
-    by the sum of the weights broadcast to the elements. Masked elements do not count.
-    Weights and masks are broadcast as in `SmoothL1Loss`. On JAX, though, `fit()`
-    hands its metrics predictions that have lost their mask (`evaluate()` does not);
-    that is so for every metric of Keras.
+    With sample weights, the result is the weighted mean: the sum of the weighted losses
+    divided by the sum of the weights after broadcasting. Masked elements are
+    not counted. Weights and masks are broadcast as in `SmoothL1Loss`. On JAX, Keras
+    drops the mask of the predictions before it updates metrics in `fit()`, but not in
+    `evaluate()`. This applies to all metrics.
 
     Args:
         beta: The error at which the loss turns from quadratic to linear, in the unit of
-            `y_pred`. A positive number, or a sequence of them, one for each entry of
-            the last axis of `y_pred`. Defaults to `1.0`.
+            `y_pred`. A positive number, or a sequence with one positive number for each
+            entry of the last axis of `y_pred`. Defaults to `1.0`.
         name: Optional name for the metric instance.
-        dtype: The dtype of the result, as for `SmoothL1Loss`. Defaults to `None`, which
+        dtype: The dtype of the result, as in `SmoothL1Loss`. Defaults to `None`, which
             means `keras.backend.floatx()`.
 
     Returns:
-        From `result()`, a scalar; 0 when nothing has been counted.
+        `result()` returns a scalar, which is 0 if no element has been counted.
 
     Raises:
-        TypeError: if `beta` is of another type, or, when called, if an argument is not
-            made of real numbers.
-        ValueError: if `beta` or `dtype` is none of the above, or, when called, if
-            shapes do not fit.
+        TypeError: If `beta` has an unsupported type. When called, if an argument does
+            not consist of real numbers.
+        ValueError: If `beta` or `dtype` has an unsupported value. When called, if
+            shapes do not match.
 
     Example:
 
@@ -64,14 +64,14 @@ class SmoothL1Error(keras.metrics.Metric):
         )
         self._compute_dtype = validation.compute_dtype(self.dtype)
         self.beta = validation.standardize_beta(beta, self._compute_dtype)
-        # Not in float16: it cannot count beyond 2048.
+        # Never float16, which cannot count beyond 2048.
         self.total, self.count = (
             self.add_variable((), "zeros", dtype=self._compute_dtype, name=name)
             for name in ("total", "count")
         )
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch.
+        """Includes the losses of a batch in the mean.
 
         Args:
             y_true: The targets, in the shape of `y_pred`. A trailing dimension of 1
@@ -106,12 +106,12 @@ class SmoothL1Error(keras.metrics.Metric):
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What Keras would pickle forgets what the metric has seen.
-        seen = [keras.ops.convert_to_numpy(variable) for variable in self.variables]
-        return type(self).from_config, (self.get_config(),), seen
+        # Keras's own __reduce__ drops the state of the metric.
+        state = [keras.ops.convert_to_numpy(variable) for variable in self.variables]
+        return type(self).from_config, (self.get_config(),), state
 
-    def __setstate__(self, seen: list[Any]) -> None:
-        for variable, value in zip(self.variables, seen, strict=True):
+    def __setstate__(self, state: list[Any]) -> None:
+        for variable, value in zip(self.variables, state, strict=True):
             variable.assign(value)
 
     def __repr__(self) -> str:

@@ -1,14 +1,14 @@
-"""From elementwise losses to one number: weights, masks, and what a mean divides by.
+"""Weights, masks and reductions of the elementwise losses.
 
-Weights and masks belong to elements. They are aligned with y_pred from the left and
-broadcast over the dimensions that they lack on the right. A masked element never
-counts; an element of weight 0 counts, with a loss of 0. Both have slope 0, whatever
-their target or prediction is.
+Weights and masks apply to elements. They are aligned with y_pred from the left and
+broadcast over the missing dimensions on the right. A masked element is not counted in a
+mean. An element with weight 0 is counted with a loss of 0, unless the divisor is the
+sum of the weights. Both have slope 0, for any target and prediction.
 
-Once aligned, `weight` and `mask` are None or have y_pred's rank, with 1 for any
-dimension that they are to be broadcast over. `mask` is boolean, True for what counts.
-A weight is 0 where the mask is False; without a weight the mask takes its place, and
-stays boolean: as float32 it made a step on JAX take 1.75 times as long.
+After alignment, `weight` and `mask` are None or have the rank of y_pred, with size 1
+for broadcast dimensions. `mask` is boolean; masked elements are False. A weight is 0
+where the mask is False. Without a weight, the mask is used as the weight. It stays
+boolean, because a step on JAX took 1.75 times as long with a float32 mask.
 """
 
 import functools
@@ -34,9 +34,9 @@ def reduced_loss(
     keepdims: bool,
     dtype: str,
 ) -> Tensor:
-    """The whole way from what a user passes to the loss, rounded to dtype at its end.
+    """Computes the loss from the arguments of a call, rounded once to dtype.
 
-    The settings are as `validation` returns them.
+    The keyword arguments must have been standardized by `validation`.
     """
     received = y_pred
     y_true, y_pred, weight, mask = standardize_inputs(
@@ -85,7 +85,7 @@ def _loss(
 ) -> Tensor:
     beta: Any = tensor_beta if static_beta is None else static_beta
     weight = mask if weight is None else weight
-    # What a mean counts.
+    # The weights whose sum is the divisor of a mean.
     counted = weight if reduction == "mean_with_sample_weight" else mask
     inputs = y_true, y_pred, beta, weight
     if reduction is None and not axes:
@@ -95,20 +95,22 @@ def _loss(
         loss = backend.weighted_sum(*inputs, axes=axes, divisor=size)
         loss = loss if keepdims else ops.squeeze(loss, axis=axes)
     elif axes and mask is not None:
-        # The groups that axes make may differ in size, so each has its own mean.
+        # With a mask, the groups that are averaged over axes may count different
+        # numbers of elements, so the mean of each is computed.
         size = broadcast_sum(mask, y_pred, axes)
         means = backend.weighted_sum(*inputs, axes=axes, divisor=size)
         loss = backend.sum(means)
         if reduction != "sum":
             counts: Any = broadcast_sum(counted, y_pred, axes)
-            share = backend.divide_no_nan(counts, size)
-            loss = backend.divide_no_nan(loss, broadcast_sum(share, means))
+            mean_weights = backend.divide_no_nan(counts, size)
+            loss = backend.divide_no_nan(loss, broadcast_sum(mean_weights, means))
     elif reduction == "sum":
-        # Groups of one size: the sum of their means is the sum of all over that size.
+        # For groups of equal size, the sum of their means is the total sum divided by
+        # that size.
         size = backend.size(y_pred, axes)
         loss = backend.weighted_sum(*inputs, divisor=size)
     else:
-        # The mean of their means is the mean of all.
+        # For groups of equal size, the mean of their means is the mean of all elements.
         size = broadcast_sum(counted, y_pred)
         loss = backend.weighted_sum(*inputs, divisor=size)
     if reduction not in (None, "sum"):
@@ -120,7 +122,7 @@ def _loss(
 def total_and_count(
     y_true: Tensor, y_pred: Tensor, weight: Tensor | None, *, static_beta: Beta
 ) -> tuple[Tensor, Tensor | float]:
-    """Returns the sum of the weighted losses and that of the weights."""
+    """Returns the sum of the weighted losses and the sum of the weights."""
     total = backend.weighted_sum_no_grad(y_true, y_pred, static_beta, weight)
     count = broadcast_sum(weight, y_pred)
     return total, float(count) if isinstance(count, int) else count
@@ -131,10 +133,10 @@ def standardize_inputs(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns tensors of y_pred's rank; the weight is 0 where the mask is False.
 
-    Sparse tensors are made dense. Of ragged ones these are the values.
+    Sparse tensors are converted to dense ones, and ragged tensors to their values.
     """
     if backend.is_ragged(y_pred):
-        y_true, y_pred, sample_weight, mask = _values(
+        y_true, y_pred, sample_weight, mask = _ragged_to_values(
             y_true, y_pred, sample_weight, mask
         )
     if not backend.needs_no_conversion(y_pred, dtype):
@@ -153,17 +155,17 @@ def standardize_inputs(
     return y_true, y_pred, weight, mask
 
 
-def _values(
+def _ragged_to_values(
     y_true: Any, y_pred: Any, sample_weight: Any, mask: Any
 ) -> tuple[Any, Tensor, Any, Any]:
-    """Returns what belongs to the values of a ragged y_pred, as rows of one value."""
+    """Returns the values of ragged tensors. y_pred gets at least two axes."""
     weight, mask = (
         None if x is None else backend.ragged_values(x, y_pred, name, per_row=True)
         for x, name in ((sample_weight, "sample_weight"), (mask, "mask"))
     )
     y_true = backend.ragged_values(y_true, y_pred, "y_true")
     y_pred = backend.ragged_values(y_pred, y_pred, "y_pred")
-    # So that several betas cannot be taken for one each.
+    # Otherwise the only axis could match a sequence of betas.
     y_pred = ops.expand_dims(y_pred, -1) if len(y_pred.shape) == 1 else y_pred
     return y_true, y_pred, weight, mask
 
@@ -177,7 +179,7 @@ def _to_tensor_like(x: Any, y_pred: Tensor, dtype: str, name: str) -> Tensor:
 def squeeze_or_expand(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Returns y_true in the shape of y_pred.
 
-    Only a trailing dimension of 1 may be missing, or be there in excess.
+    Only a trailing dimension of 1 is added or removed.
     """
     true_shape, pred_shape = backend.static_shape(y_true), backend.static_shape(y_pred)
     if true_shape is None or pred_shape is None:
@@ -191,8 +193,8 @@ def squeeze_or_expand(y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_true, shape = ops.expand_dims(y_true, axis=-1), (*shape, 1)
     if not _may_equal(shape, pred_shape):
         raise ValueError(
-            "y_true and y_pred must have the same shape; only a trailing dimension of "
-            "1 may be missing on one of them. "
+            "y_true and y_pred must have the same shape, except that a trailing "
+            "dimension of 1 may be missing on one of them. "
             f"Received: y_true of shape {true_shape}, y_pred of shape {pred_shape}"
         )
     if None in shape or None in pred_shape:
@@ -207,7 +209,7 @@ def _may_equal(a: Shape, b: Shape) -> bool:
 
 
 def align(x: Tensor, y_pred: Tensor, name: str, hint: str = "") -> Tensor:
-    """Gives a weight, mask or beta y_pred's rank, by dimensions of 1 on the right."""
+    """Aligns a weight, mask or beta with y_pred by trailing dimensions of size 1."""
     shape, pred_shape = backend.static_shape(x), backend.static_shape(y_pred)
     if shape is None or pred_shape is None:
         return backend.expand_rank_like(x, y_pred, name)
@@ -220,7 +222,8 @@ def align(x: Tensor, y_pred: Tensor, name: str, hint: str = "") -> Tensor:
     if not fits:
         raise ValueError(
             f"{name} must be broadcastable to y_pred from the left: each of its "
-            "dimensions must be y_pred's or 1, and only the last ones may be missing. "
+            "dimensions must equal that of y_pred or 1, and only trailing dimensions "
+            "may be missing. "
             f"{hint}Received: {name} of shape {shape}, y_pred of shape {pred_shape}"
         )
     x = backend.expand_rank_like(x, y_pred, name)
@@ -230,23 +233,26 @@ def align(x: Tensor, y_pred: Tensor, name: str, hint: str = "") -> Tensor:
 
 
 def align_beta(beta: Tensor, y_pred: Tensor, received: Any) -> Tensor:
-    """Gives a beta y_pred's rank, unless it is a scalar.
+    """Expands a beta to y_pred's rank, unless it is a scalar.
 
-    y_pred was made of what was received.
+    `received` is y_pred before its conversion to a dense tensor.
     """
     if backend.static_shape(beta) == ():
         return beta
     if backend.is_ragged(received):
         beta = backend.ragged_values(beta, received, "beta", per_row=True)
-    hint = "One beta for each output is a list of numbers, or a tensor (1, ..., C). "
+    hint = (
+        "For one beta per output, pass a list of numbers or a tensor of shape "
+        "(1, ..., outputs). "
+    )
     return align(beta, y_pred, "beta", hint)
 
 
 def broadcast_sum(x: Tensor | None, y: Tensor, axes: Axes | None = None) -> Size:
     """Sums a weight or mask over axes, as if it were broadcast to the shape of y.
 
-    None stands for ones. With axes the reduced dimensions stay as size 1, without them
-    the sum is a scalar.
+    If x is None, each element counts as 1. The axes keep size 1; if axes is None, the
+    sum is a scalar.
     """
     size = backend.size(y, axes)
     if x is None:

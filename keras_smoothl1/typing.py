@@ -1,13 +1,14 @@
-"""The types that the modules of the package hand to each other."""
+"""Types that are shared by the modules of the package."""
 
 from typing import Any, Protocol
 
 
 class Tensor(Protocol):
-    """A tensor of any backend, as far as the package needs to know it.
+    """A tensor of any backend.
 
-    Backends have no common class. This names what all of them can do, so that a type
-    checker refuses a number, a string or None where a tensor must stand.
+    The backends have no common tensor class. This protocol has the operations that they
+    share, so that a type checker rejects a number, a string or None in place of a
+    tensor.
     """
 
     @property
@@ -26,17 +27,17 @@ class Tensor(Protocol):
     def __lt__(self, other: Any, /) -> "Tensor": ...
     def __ge__(self, other: Any, /) -> "Tensor": ...
     def __gt__(self, other: Any, /) -> "Tensor": ...
-    # Elementwise, where an object's own comparison returns a bool.
+    # Elementwise, unlike the comparisons of `object`.
     def __eq__(self, other: Any, /) -> Any: ...
     def __ne__(self, other: Any, /) -> Any: ...
 
 
-# Sizes that are not known yet are None.
+# Unknown sizes are None.
 Shape = tuple[int | None, ...]
 Axes = tuple[int, ...]
-# One number, or one for each entry of the last axis of y_pred.
+# One number, or one number for each entry of the last axis of y_pred.
 Beta = float | tuple[float, ...]
-# As the user gives them, with negative axes.
+# As passed by the user; axes may be negative.
 ReduceDims = int | tuple[int, ...] | None
-# A number of elements: an int where it is known, otherwise a scalar tensor.
+# A number of elements or a sum of weights: an int if it is known, otherwise a tensor.
 Size = int | Tensor

@@ -1,4 +1,4 @@
-"""What the arguments may be, and the errors for what they may not."""
+"""Checks and conversions of arguments, with their error messages."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -24,7 +24,7 @@ REDUCTIONS = (
 def standardize_beta(beta: Any, dtype: str) -> Beta:
     """Returns beta as a float, or as a tuple of floats for a sequence.
 
-    It must be computable with in dtype: 1 / beta must be a normal number like beta.
+    Both beta and 1 / beta must be normal numbers of dtype.
     """
     plain = _to_list(beta)
     members = plain if _is_sequence(plain) else (plain,)
@@ -37,7 +37,7 @@ def standardize_beta(beta: Any, dtype: str) -> Beta:
         if not _is_number(member):
             raise TypeError(
                 "beta must be a positive number, or a list of positive numbers, one "
-                "for each entry of y_pred's last axis; smooth_l1_loss also takes one "
+                "for each entry of y_pred's last axis. smooth_l1_loss also accepts a "
                 "tensor. "
                 f"Received: beta={beta!r} of type {type(beta).__name__}"
             )
@@ -47,7 +47,7 @@ def standardize_beta(beta: Any, dtype: str) -> Beta:
 
 
 def _to_list(x: Any) -> Any:
-    """A NumPy array of numbers as nested lists; anything else as it is."""
+    """Converts a NumPy array of numbers to nested lists; returns others as they are."""
     return x.tolist() if isinstance(x, np.ndarray) and _is_numeric(x) else x
 
 
@@ -68,33 +68,37 @@ def check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> N
         if smallest <= number <= 1 / smallest:
             continue
         if number == 0:
-            reason = "; for 0, the absolute error, use keras.losses.MeanAbsoluteError"
+            requirement = (
+                "positive. For the absolute error, the limit as beta approaches 0, use "
+                "keras.losses.MeanAbsoluteError"
+            )
         elif 0 < number < float("inf"):
-            # Beyond, beta or 1 / beta is no normal number of the dtype.
-            reason = f", in {dtype} from {smallest:.3g} to {1 / smallest:.3g}"
+            # Outside this range, beta or 1 / beta is not a normal number of the dtype.
+            requirement = f"from {smallest:.3g} to {1 / smallest:.3g} in {dtype}"
         else:
-            reason = " and finite"
-        raise ValueError(f"beta must be positive{reason}. Received: beta={received!r}")
+            requirement = "positive and finite"
+        raise ValueError(f"beta must be {requirement}. Received: beta={received!r}")
 
 
 def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
-    """Returns a tensor of dtype, NaN where it turns out to be out of range.
+    """Returns beta as a tensor of dtype, or as a float if it is a scalar constant.
 
-    It must be at least twice the smallest normal number: XLA and TensorFlow flush half
-    of a smaller one to 0. Where numbers are known, one out of range is an error.
+    Values must be at least twice the smallest normal number, because XLA and TensorFlow
+    flush half of a smaller one to 0. Values out of range raise an error if they are
+    known, and become NaN at run time otherwise.
     """
     if backend.is_ragged(beta):
         raise TypeError(
-            "beta must not be ragged; if y_pred is, it may have one number for each "
-            f"row. Received: beta={beta!r}"
+            "beta must not be ragged. If y_pred is ragged, beta may have one number "
+            f"for each row. Received: beta={beta!r}"
         )
     if keras.backend.standardize_dtype(beta.dtype) == "bool":
-        raise TypeError(f"beta must be a number, not a bool. Received: beta={beta!r}")
-    if isinstance(beta, keras.Variable) and backend.keeps_value_of(beta):
+        raise TypeError(f"beta must not be of dtype bool. Received: beta={beta!r}")
+    if isinstance(beta, keras.Variable) and backend.compiles_as_constant(beta):
         raise ValueError(
-            "beta must not be a variable whose present value JAX would compile into "
-            "the step, whatever it becomes. In fit(), assign it to an attribute of the "
-            "model; in a function of your own, pass its value as an argument. "
+            "beta must not be a variable whose current value JAX would compile into "
+            "the step as a constant. In fit(), make the variable an attribute of the "
+            "model. In your own jitted function, pass its value as an argument. "
             f"Received: beta={beta!r}"
         )
     tensor = convert_to_tensor(beta, dtype, "beta")
@@ -103,27 +107,28 @@ def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
     known = backend.static_range(tensor)
     if known is None:
         is_valid = (tensor >= smallest) & (tensor <= largest)
-        # A factor, so that the derivative by beta becomes NaN, too.
+        # NaN is a factor, so that the derivative with respect to beta is NaN as well.
         ones = backend.xp.ones_like(tensor)
         return tensor * backend.xp.where(is_valid, ones, float("nan"))
     if not smallest <= known[0] <= known[1] <= largest:
         raise ValueError(
             "beta must be positive and finite, from "
-            f"{smallest:.3g} to {largest:.3g}; one that goes to 0 can be kept "
-            "from it by keras.ops.maximum(beta, 1e-3). Received: beta of shape "
-            f"{tuple(beta.shape)} with numbers from {known[0]:.3g} to {known[1]:.3g}"
+            f"{smallest:.3g} to {largest:.3g}. For a beta that approaches 0, use a "
+            "lower bound such as keras.ops.maximum(beta, 1e-3). Received: beta of "
+            f"shape {tuple(beta.shape)} with values from {known[0]:.3g} to "
+            f"{known[1]:.3g}"
         )
     return backend.as_number(tensor)
 
 
 def check_beta_for(beta: Beta, y_pred: Tensor) -> None:
-    """Raises unless beta fits y_pred's dtype and shape.
+    """Raises an error unless beta fits y_pred's dtype and shape.
 
-    The dtype is what the backend made of the one asked for: JAX has no float64 unless
-    it is enabled.
+    The dtype of y_pred may differ from the requested one: JAX converts float64 to
+    float32 unless float64 is enabled.
     """
     if isinstance(beta, float):
-        # What float32 can compute with float64 can, too.
+        # A beta that is valid in float32 is also valid in float64.
         if not SMALLEST_NORMAL["float32"] <= beta <= 2.0**126:
             check_beta_range((beta,), compute_dtype_of(y_pred), beta)
         return
@@ -139,7 +144,7 @@ def check_beta_for(beta: Beta, y_pred: Tensor) -> None:
 
 
 def standardize_reduction(reduction: Any) -> str | None:
-    """Returns the reduction, `"auto"` under its usual name."""
+    """Returns the reduction, with `"auto"` replaced by `"sum_over_batch_size"`."""
     if isinstance(reduction, str) and reduction == "auto":
         return "sum_over_batch_size"
     if reduction is None or (isinstance(reduction, str) and reduction in REDUCTIONS):
@@ -151,22 +156,22 @@ def standardize_reduction(reduction: Any) -> str | None:
 
 
 def standardize_reduce_dims(reduce_dims: Any) -> ReduceDims:
-    """Returns None, an int or a tuple of ints, none of them twice."""
+    """Returns None, an int or a tuple of distinct ints."""
     if reduce_dims is None:
         return None
     plain = _to_list(reduce_dims)
     if not _is_sequence(plain):
-        return _integer(plain, reduce_dims)
-    axes = tuple(_integer(axis, reduce_dims) for axis in plain)
+        return _to_axis(plain, reduce_dims)
+    axes = tuple(_to_axis(axis, reduce_dims) for axis in plain)
     if len(set(axes)) < len(axes):
         raise ValueError(
-            "reduce_dims must name each dimension once. "
+            "reduce_dims must not name a dimension more than once. "
             f"Received: reduce_dims={reduce_dims!r}"
         )
     return axes
 
 
-def _integer(axis: Any, reduce_dims: Any) -> int:
+def _to_axis(axis: Any, reduce_dims: Any) -> int:
     if isinstance(axis, Integral) and _is_number(axis):
         return int(axis)
     raise TypeError(
@@ -181,21 +186,22 @@ def _is_sequence(x: Any) -> bool:
 
 
 def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor, received: Any) -> Axes:
-    """Returns reduce_dims as axes of y_pred, from 0 up, in order.
+    """Returns reduce_dims as sorted, nonnegative axes of y_pred.
 
-    y_pred was made of what was received.
+    `received` is y_pred before its conversion to a dense tensor.
     """
     if reduce_dims is None:
         return ()
     if backend.is_ragged(received):
         raise TypeError(
-            "reduce_dims needs y_pred to be dense; of a ragged one all values are "
-            f"averaged. Received: reduce_dims={reduce_dims!r}, y_pred={received!r}"
+            "reduce_dims must be None for a ragged y_pred. Average the losses "
+            "afterwards, or pass a dense y_pred. "
+            f"Received: reduce_dims={reduce_dims!r}, y_pred={received!r}"
         )
     shape = backend.static_shape(y_pred)
     if shape is None:
         raise ValueError(
-            "reduce_dims needs y_pred to have a known rank; give it one with "
+            "reduce_dims requires a y_pred of known rank. Set the rank with "
             f"tf.ensure_shape. Received: reduce_dims={reduce_dims!r}"
         )
     rank = len(shape)
@@ -208,8 +214,9 @@ def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor, received: Any) -> 
     axes = sorted(dim % rank for dim in dims)
     if len(set(axes)) < len(axes):
         raise ValueError(
-            f"reduce_dims must name each dimension once; for y_pred of rank {rank} it "
-            f"names one twice. Received: reduce_dims={reduce_dims!r}"
+            "reduce_dims must not name a dimension more than once, but two of its "
+            f"entries are the same dimension of y_pred, which has rank {rank}. "
+            f"Received: reduce_dims={reduce_dims!r}"
         )
     return tuple(axes)
 
@@ -229,63 +236,64 @@ def standardize_name(name: Any) -> str | None:
 
 
 def standardize_dtype(dtype: Any) -> str:
-    """Returns the name of the floating dtype that a dtype or policy computes in."""
+    """Returns the name of a floating-point dtype, or of a policy's compute dtype."""
     try:
         if isinstance(dtype, keras.DTypePolicy):
             name = dtype.compute_dtype
         elif isinstance(dtype, str):
             name = keras.DTypePolicy(dtype).compute_dtype
         else:
-            name = keras.backend.standardize_dtype(dtype)  # of None it makes floatx
+            name = keras.backend.standardize_dtype(dtype)  # floatx for None
     except (TypeError, ValueError):
         name = None
     if name not in ("float16", "bfloat16", "float32", "float64"):
         raise ValueError(
             "dtype must be one of 'float16', 'bfloat16', 'float32', 'float64', or a "
-            f"policy that computes in one of them. Received: dtype={dtype!r}"
+            f"policy whose compute dtype is one of them. Received: dtype={dtype!r}"
         )
     return str(name)
 
 
 def result_dtype(y_pred: Tensor) -> str:
-    """The dtype of a function of y_pred: its own where it is a floating one."""
+    """The dtype of y_pred if it is a floating-point dtype, otherwise floatx."""
     dtype = str(keras.backend.standardize_dtype(y_pred.dtype))
     return dtype if "float" in dtype else str(keras.backend.floatx())
 
 
 def compute_dtype(dtype: str) -> str:
-    """float16 and bfloat16 are computed in float32 and rounded once, at the end."""
+    """The dtype of the computation: float16 and bfloat16 are computed in float32."""
     return "float64" if dtype == "float64" else "float32"
 
 
 def compute_dtype_of(x: Tensor) -> str:
-    # Keras's standardize_dtype would take longer than all other checks of a small call.
+    # Keras's standardize_dtype takes longer than all other checks of a call together.
     return "float64" if "float64" in str(x.dtype) else "float32"
 
 
 def to_json(setting: Any) -> Any:
-    """A setting as a config holds it: JSON has lists, no tuples."""
+    """Converts a setting for a config: JSON has no tuples."""
     return list(setting) if isinstance(setting, tuple) else setting
 
 
 def to_repr(x: Any) -> str:
-    """An object with a config as the call that makes it."""
+    """Formats an object with a config as the call that creates it."""
     settings = ", ".join(f"{key}={value!r}" for key, value in x.get_config().items())
     return f"{type(x).__name__}({settings})"
 
 
 def convert_to_tensor(x: Any, dtype: str | None, name: str) -> Tensor:
-    """Converts real numbers to a dense tensor, and refuses all else."""
+    """Converts real numbers to a dense tensor, and rejects everything else."""
     if backend.is_ragged(x):
         raise TypeError(
-            f"{name} must not be ragged, unless y_true and y_pred are, too, with rows "
-            f"of the same lengths. Received: {name}={x!r}"
+            f"{name} must not be ragged if y_pred is dense. Pass a dense {name}, or a "
+            "ragged y_pred with rows of the same lengths. "
+            f"Received: {name}={x!r}"
         )
     x = backend.to_dense(x)
     if isinstance(x, keras.KerasTensor):
         raise TypeError(
-            f"{name} must hold numbers; a KerasTensor only stands for some. Pass the "
-            "loss to model.compile(), or call it in the call() of a layer. "
+            f"{name} must hold numbers, but a KerasTensor is symbolic. Pass the loss "
+            "to model.compile(), or call it in the call() method of a layer. "
             f"Received: {name}={x!r}"
         )
     for leaf in [x] if hasattr(x, "dtype") else keras.tree.flatten(x):
@@ -301,7 +309,7 @@ def convert_to_tensor(x: Any, dtype: str | None, name: str) -> Tensor:
         return keras.ops.convert_to_tensor(x, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} must be lists of equal lengths, nested to one depth. "
+            f"{name} must be nested lists with equal lengths at each level. "
             f"Received: {name}={x!r}"
         ) from error
 
@@ -311,6 +319,6 @@ def _is_numeric(leaf: Any) -> bool:
         return isinstance(leaf, Real)
     try:
         dtype = keras.backend.standardize_dtype(leaf.dtype)
-    except ValueError:  # a dtype that Keras does not know, such as an object's
+    except ValueError:  # a dtype that Keras does not support, such as object
         return False
     return str(dtype).startswith(("float", "bfloat", "int", "uint", "bool"))

@@ -1,7 +1,7 @@
-"""What differs between backends, behind one interface: see `base.Backend`.
+"""The differences between backends, behind one interface: see `base.Backend`.
 
-`backend` is for the backend that Keras has chosen and imported already; the module of
-no other is imported.
+`backend` is the `Backend` for the current backend of Keras, which is already imported.
+No other backend is imported.
 """
 
 import keras

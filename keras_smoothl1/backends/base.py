@@ -1,11 +1,11 @@
-"""The interface of a backend, and the reference for each of its methods.
+"""The interface of a backend, and the reference implementation of each method.
 
-The methods are written in `keras.ops` and run on whatever backend Keras has. A subclass
-overrides what its backend can do better, by one rule: a fast path asks a `supports`
-function, which lists exactly what the path takes, and leaves all else to `super()`.
+The methods are written with `keras.ops` and run on any backend of Keras. A subclass
+overrides methods for its backend. Each fast path has a `supports` function, which is
+true only for inputs that the path can handle; all others are passed to `super()`.
 
-Once aligned, a `weight` has y_pred's rank, with 1 for any dimension that it is to be
-broadcast over. It is boolean where it stands for a mask alone.
+Every `weight` is aligned: it has y_pred's rank, with size 1 for broadcast dimensions.
+It is boolean if it is only a mask.
 """
 
 import math
@@ -23,19 +23,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Backend:
-    """Losses with their slopes, sums, and what is known of a tensor.
+    """The operations that differ between backends: losses, sums, properties of tensors.
 
-    `xp` is the array module that the formula runs in.
+    `xp` is the array module in which the formula is computed.
     """
 
     xp: Any = ops
 
     def smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> Tensor:
-        """Returns the loss of each error, with its closed-form slope for autodiff.
+        """Returns the loss of each error, differentiable with respect to the error.
 
-        `beta` is a number, one number for each entry of the last axis, or a tensor, by
-        which the loss is differentiable, too: a scalar, or of error's rank, with 1 for
-        any dimension that it is broadcast over.
+        `beta` is a number, a tuple with one number for each entry of the last axis, or
+        a tensor. A tensor is a scalar, or has error's rank with size 1 for broadcast
+        dimensions; the loss is differentiable with respect to it.
         """
         if isinstance(beta, float | tuple):
             dtype = keras.backend.standardize_dtype(error.dtype)
@@ -44,32 +44,32 @@ class Backend:
         return self._smooth_l1(error, beta)
 
     def _smooth_l1_by_scaling(self, error: Tensor, beta: Beta, dtype: str) -> Tensor:
-        """Like `smooth_l1`, where half of a beta underflows.
+        """Like `smooth_l1`, if half of a beta underflows.
 
-        The loss of k times the error with k times beta is k times the loss. From an
-        error of 1 on such a beta is far below the last digit of |d| - beta / 2.
+        Scaling error and beta by k scales the loss by k. For errors of 1 or more, such
+        a beta is far below one unit in the last place, so the loss is |d|.
         """
-        xp, single = self.xp, isinstance(beta, float)
+        xp, is_number = self.xp, isinstance(beta, float)
         numbers = beta if isinstance(beta, tuple) else (beta,)
         scales = tuple(
             2.0**60 if formula.half_underflows(n, dtype) else 1.0 for n in numbers
         )
         scaled = tuple(n * k for n, k in zip(numbers, scales, strict=True))
-        scale = self.beta_tensor(scales[0] if single else scales, error)
+        scale = self.beta_tensor(scales[0] if is_number else scales, error)
         far = (xp.abs(error) >= 1) & (scale > 1)
         near = self.where_or_zero(~far, error) * scale
-        losses = self._smooth_l1(near, scaled[0] if single else scaled)
+        losses = self._smooth_l1(near, scaled[0] if is_number else scaled)
         return xp.where(far, xp.abs(error), losses / scale)
 
     def _smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> Tensor:
         """Like `smooth_l1`, for a beta whose half does not underflow.
 
-        This one leaves the slope to autodiff, which can do so in any mode.
+        The reference leaves the slope to automatic differentiation, in any mode.
         """
         return formula.value(error, self.beta_tensor(beta, error), xp=self.xp)
 
     def beta_tensor(self, beta: Beta | Tensor, error: Tensor) -> Tensor:
-        """Returns beta in error's dtype, and in its rank unless it is a scalar."""
+        """Returns beta in error's dtype. A tuple gets error's rank, if it is known."""
         tensor = ops.convert_to_tensor(beta, dtype=error.dtype)
         shape = self.static_shape(error)
         if not isinstance(beta, tuple) or shape is None:
@@ -85,8 +85,9 @@ class Backend:
     ) -> Tensor:
         """Returns the loss of each element times its weight.
 
-        An element of weight 0 is taken out before the loss sees it, not multiplied away
-        after: 0 times NaN is NaN, in the loss as in its gradient.
+        The error of an element with weight 0 is replaced by 0 before the loss is
+        computed. Multiplying afterwards would be too late: 0 times NaN is NaN, in the
+        loss and in its gradient.
         """
         error = y_pred - y_true
         if weight is None:
@@ -106,10 +107,10 @@ class Backend:
         axes: Axes | None = None,
         divisor: Size = 1,
     ) -> Tensor:
-        """Returns the weighted losses summed over axes, or all, over the divisor.
+        """Returns the sum of the weighted losses over axes, divided by the divisor.
 
-        It is 0 where the divisor is. The divisor is a scalar, or has the shape of the
-        sum, with axes of size 1.
+        If axes is None, all losses are summed. The result is 0 where the divisor is 0.
+        The divisor is a scalar, or has the shape of the sum, with axes of size 1.
         """
         losses = self.weighted_losses(y_true, y_pred, beta, weight)
         return self.divide_no_nan(self.sum(losses, axes), divisor)
@@ -117,24 +118,26 @@ class Backend:
     def weighted_sum_no_grad(
         self, y_true: Tensor, y_pred: Tensor, beta: Beta, weight: Tensor | None = None
     ) -> Tensor:
-        """Returns the sum of all weighted losses, which nothing differentiates."""
+        """Returns the sum of all weighted losses, without gradients."""
         return self.weighted_sum(y_true, ops.stop_gradient(y_pred), beta, weight)
 
     def sum(self, x: Tensor, axes: Axes | None = None) -> Tensor:
-        """Sums over axes, which stay as size 1, or over all of them to a scalar.
+        """Sums over axes, keeping them with size 1; None sums x to a scalar.
 
-        The sum of 2^24 float32 numbers is right to 2e-6, relative.
+        Overrides must sum 2^24 positive float32 numbers with a relative error of at
+        most 2e-6.
         """
         return ops.sum(x, axis=axes, keepdims=axes is not None)
 
     def where_or_zero(self, condition: Tensor, x: Tensor) -> Tensor:
-        """Returns x where the condition holds, and 0 elsewhere, even for NaN."""
+        """Returns x where the condition is true and 0 elsewhere, even if x is NaN."""
         return self.xp.where(condition, x, self.xp.zeros_like(x))
 
     def divide_no_nan(self, x: Tensor, y: Size) -> Tensor:
         """Returns x / y, and 0 where y is 0. An int is a number of elements."""
         if isinstance(y, int):
-            # A sum of nothing is 0 itself. JAX has no ints beyond 2^31.
+            # A sum of no elements is 0 already. A float, because JAX's default ints end
+            # at 2^31 - 1.
             return x / float(max(y, 1))
         y = ops.cast(y, x.dtype)
         is_zero = y == 0
@@ -146,96 +149,96 @@ class Backend:
         return tuple(x.shape)
 
     def static_range(self, x: Tensor) -> tuple[float, float] | None:
-        """Returns the smallest and the largest number in x, NaN if there is one.
+        """Returns the minimum and maximum of x.
 
-        None where they are not known yet.
+        Both are NaN if x contains NaN. None if x is empty or its values are not known.
         """
         numbers = np.asarray(x)
         return (float(numbers.min()), float(numbers.max())) if numbers.size else None
 
-    def keeps_value_of(self, variable: keras.Variable) -> bool:
-        """Whether what is compiled now would keep the value that a variable has."""
+    def compiles_as_constant(self, variable: keras.Variable) -> bool:
+        """Whether the function being compiled would treat a variable as a constant."""
         return False
 
     def as_number(self, x: Tensor) -> Tensor | float:
-        """Returns a scalar constant as a number, where that makes a call faster."""
+        """Converts a scalar constant to a number, if this makes the call faster."""
         return x
 
     def size(self, x: Tensor, axes: Axes | None = None) -> Size:
-        """Returns how many entries x has over axes, or in all.
+        """Returns the number of elements of x along axes, or in total.
 
-        Where sizes are not known it is a scalar tensor of x's dtype: int32, in which
-        TensorFlow counts, would overflow.
+        If sizes are not known, it is a scalar tensor. It has x's dtype, because
+        TensorFlow's int32 sizes could overflow.
         """
         if axes == ():
             return 1
         sizes: Sequence[Any] = ops.shape(x) if None in x.shape else x.shape
         sizes = sizes if axes is None else [sizes[axis] for axis in axes]
-        # A list: torch.compile knows no products of generators.
+        # A list, because torch.compile cannot trace math.prod of a generator.
         return math.prod(
             [n if isinstance(n, int) else ops.cast(n, x.dtype) for n in sizes]
         )
 
     def ensure_same_shape(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Returns y_true; where sizes are not known, if the step finds y_pred's."""
+        """Returns y_true, and compares unknown sizes with y_pred's at run time."""
         return y_true
 
     def ensure_broadcastable(self, x: Tensor, y_pred: Tensor, name: str) -> Tensor:
-        """Returns x, a weight or mask of y_pred's rank called name.
+        """Returns x, and checks at run time that unknown sizes are y_pred's or 1.
 
-        Where sizes are not known, if the step finds y_pred's or 1.
+        x is a weight, mask or beta of y_pred's rank, and `name` is its name in errors.
         """
         return x
 
     def reshape_like(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Returns y_true in the shape of y_pred, where either rank is not known.
+        """Reshapes y_true to the shape of y_pred. Called if either rank is not known.
 
         A trailing dimension of 1 may be missing on either.
         """
         return ops.reshape(y_true, ops.shape(y_pred))
 
     def expand_rank_like(self, x: Tensor, y_pred: Tensor, name: str) -> Tensor:
-        """Appends dimensions of 1 to x, up to the rank of y_pred.
+        """Appends dimensions of size 1 to x, up to the rank of y_pred.
 
-        Where a rank is not known, x is called name in errors of the step.
+        `name` is the name of x in errors at run time.
         """
         missing = len(y_pred.shape) - len(x.shape)
         return x[(..., *(None,) * missing)]
 
     def to_dense(self, x: Any) -> Any:
-        """Returns a sparse tensor as a dense one, and anything else as it is."""
+        """Converts a sparse tensor to a dense one, and returns anything else as is."""
         return x
 
     def is_ragged(self, x: Any) -> bool:
-        """Whether x is a tensor whose rows differ in length."""
+        """Whether x is a ragged tensor."""
         return False
 
     def ragged_values(
         self, x: Any, y_pred: Any, name: str, *, per_row: bool = False
     ) -> Tensor:
-        """Returns one value of x for each of those of y_pred, which is ragged.
+        """Returns one value of x for each value of the ragged tensor y_pred.
 
-        If x has other rows, it is called name in the TypeError. With `per_row` it may
-        also be a number, or have one for each row.
+        Raises a TypeError with `name` if the rows of x and y_pred differ in length.
+        With `per_row`, x may also be a number, or have one entry per row.
         """
         raise NotImplementedError("This backend has no ragged tensors.")
 
     def with_rows_of(self, y_pred: Any, losses: Tensor) -> Any:
-        """Returns one loss for each value of y_pred as a ragged tensor like y_pred."""
+        """Returns the losses as a ragged tensor with the rows of y_pred."""
         raise NotImplementedError("This backend has no ragged tensors.")
 
     def input_dtype(self, x: Any, dtype: str) -> str:
-        """Returns the dtype in which x is needed to compute in dtype."""
+        """Returns the dtype to which x is converted for a computation in dtype."""
         return dtype
 
     def needs_no_conversion(self, x: Any, dtype: str) -> bool:
-        """Whether x is known to be what Keras would make of it for dtype."""
+        """Whether Keras's conversion of x to dtype would return x itself."""
         return False
 
     def same_dtype_and_device(self, x: Any, y: Tensor) -> bool:
-        """Whether x is known to need no conversion to go with y."""
+        """Whether x can be combined with y without a conversion."""
         return False
 
     def jit(self, function: Function, *, static_argnames: Sequence[str]) -> Function:
-        """Compiles the function, where that makes an eager call faster."""
+        """Compiles the function, if this makes eager calls faster."""
         return function

@@ -1,6 +1,7 @@
-"""NumPy: the reference in NumPy's own functions, which keep float64.
+"""NumPy: the reference with NumPy's own functions, which preserve float64.
 
-There is no autodiff. `keras.ops.where`, `minimum` and `maximum` round to float32.
+`keras.ops.where`, `minimum` and `maximum` round to float32 on this backend. It has no
+automatic differentiation.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""TensorFlow: which way serves a call, and what is known of a tensor's shape."""
+"""TensorFlow: selects the implementation for a call, and handles unknown shapes."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class TensorFlowBackend(Backend):
             if gradients.supports(error):
                 return gradients.value(error, beta)
             return super()._smooth_l1(error, beta)
-        # Of a variable its value: tf.custom_gradient takes no variables.
+        # Reads beta if it is a variable: tf.custom_gradient does not accept variables.
         beta = tf.convert_to_tensor(beta)
         if gradients.supports(error, beta):
             return gradients.value_of_tensor_beta(error, beta)

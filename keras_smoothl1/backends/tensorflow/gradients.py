@@ -1,10 +1,10 @@
-"""The closed-form slope by `custom_gradient`, in reverse mode.
+"""The closed-form slope through `custom_gradient`, in reverse mode.
 
-The slope is kept from the forward pass, and differentiated by a rule of its own, for
-second derivatives. The weighted sum also keeps the weights in it, so that the backward
-pass is one multiplication. On large eager tensors the forward pass runs as a graph,
-traced once for each rank. All of it must match the reference in `Backend`, with the
-derivatives in `formula`.
+For a constant beta, the slope is saved in the forward pass, and has its own custom
+gradient for second derivatives. The weighted sum saves the weighted slope, so that the
+backward pass is one multiplication. For large eager tensors, the forward pass runs as a
+graph, which is traced once for each rank and not for each size. The results must match
+the reference in `Backend`, and the derivatives those in `formula`.
 """
 
 import functools
@@ -23,9 +23,10 @@ Gradient = Callable[[tf.Tensor], Any]
 
 
 def supports(*tensors: tf.Tensor | None) -> bool:
-    """Whether TensorFlow, if it differentiates these at all, does so in reverse mode.
+    """Whether no ForwardAccumulator watches the tensors.
 
-    A forward mode that starts outside a tf.function goes through the gradient here.
+    One that was started outside a tf.function is not visible inside. TensorFlow then
+    computes tangents by differentiating the gradient functions of this module.
     """
     return not internals.have_tangents([x for x in tensors if x is not None])
 
@@ -35,10 +36,10 @@ def value(error: tf.Tensor, beta: Beta) -> tf.Tensor:
 
 
 def _constant_beta(beta: Beta, error: tf.Tensor) -> tf.Tensor:
-    """A number as a scalar; one for each output broadcast over the other dimensions.
+    """Returns beta as a constant that is cheap to broadcast.
 
-    Not over the first, and not over many. To repeat a few numbers along the last axis
-    takes twice as long.
+    A number becomes a scalar. Several betas are repeated over inner dimensions, up to a
+    limited size, because broadcasting a short last axis takes twice as long.
     """
     sizes = error.shape[1:] if isinstance(beta, tuple) and error.shape.rank else ()
     inner: list[int] = []
@@ -58,7 +59,10 @@ def weighted_sum(
     axes: Axes | None,
     divisor: int,
 ) -> tf.Tensor:
-    """The sum of the weighted losses over a number. Weight 0 adds 0, even for NaN."""
+    """The sum of the weighted losses, divided by divisor.
+
+    An element with weight 0 adds 0, even if it is NaN.
+    """
     inputs = (tf.constant(divisor, error.dtype), _constant_beta(beta, error), error)
     if weight is None:
         return _sum_over(axes)(*inputs)
@@ -66,14 +70,16 @@ def weighted_sum(
 
     @tf.custom_gradient
     def zero(weight: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-        # Adds the gradient with respect to the weight, computed only when it is asked
-        # for: eagerly, one custom_gradient for both would compute both.
+        # Adds the gradient with respect to the weight, which is computed on demand. In
+        # eager mode, a single custom_gradient would always compute both gradients.
         def gradient(grad_output: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 tape.watch(weight)
-                losses = formula.value(_known(error, weight), inputs[1], xp=tf)
-                again = sums.sum_(weight * losses, axes) / divisor
-            return tape.gradient(again, weight, grad_output)
+                losses = formula.value(
+                    _zero_where_unweighted(error, weight), inputs[1], xp=tf
+                )
+                recomputed = sums.sum_(weight * losses, axes) / divisor
+            return tape.gradient(recomputed, weight, grad_output)
 
         return tf.zeros_like(total), gradient
 
@@ -83,13 +89,14 @@ def weighted_sum(
 def weighted_sum_no_grad(
     y_true: tf.Tensor, y_pred: tf.Tensor, beta: Beta, weight: tf.Tensor | None
 ) -> tf.Tensor:
-    """The sum of all weighted losses, without a rule for its gradient."""
+    """The sum of all weighted losses, without a gradient."""
     inputs = (_constant_beta(beta, y_pred), y_pred, y_true, weight)
     return _run(_losses, None, *(x for x in inputs if x is not None))
 
 
-# The gradients return None for what has no derivative, or has it from elsewhere. The
-# functions are made once, since tf.custom_gradient takes long to make one.
+# The gradients are None for inputs that are constants, and for the weight, whose
+# gradient is added in `weighted_sum`. The functions are created once, because wrapping
+# a function in tf.custom_gradient is slow.
 
 
 @tf.custom_gradient
@@ -111,9 +118,9 @@ def _sum_over(axes: Axes | None) -> Any:
         total, slopes = _forward(axes, beta, error, *weight)
 
         def gradient(grad_output: tf.Tensor) -> Any:
-            share = tf.realdiv(grad_output, divisor)
+            scaled_grad = tf.realdiv(grad_output, divisor)
             by_error = tf.multiply(
-                share, _slopes(slopes, grad_output, beta, error, *weight)
+                scaled_grad, _slopes(slopes, grad_output, beta, error, *weight)
             )
             return None, None, by_error, *(None for _ in weight)
 
@@ -125,36 +132,36 @@ def _sum_over(axes: Axes | None) -> Any:
 def _slopes(
     slopes: tf.Tensor, grad_output: tf.Tensor, beta: tf.Tensor, *inputs: tf.Tensor
 ) -> tf.Tensor:
-    """The weighted slopes from the forward pass, differentiable by the inputs."""
+    """The weighted slopes, differentiable with respect to the inputs."""
     if not tf.executing_eagerly() and grad_output.graph is not slopes.graph:
-        # A tf.function is differentiated as a whole. A second derivative could not
-        # get at tensors that belong to the gradient of another custom_gradient.
-        return _slopes_again(beta, *inputs)
-    return _kept_slopes(slopes, beta, *inputs)
+        # This is another graph than that of the forward pass. For a second derivative,
+        # the saved slopes would be out of scope.
+        return _recomputed_slopes(beta, *inputs)
+    return _saved_slopes(slopes, beta, *inputs)
 
 
 @tf.custom_gradient
-def _kept_slopes(
+def _saved_slopes(
     slopes: tf.Tensor, beta: tf.Tensor, *inputs: tf.Tensor
 ) -> tuple[tf.Tensor, Gradient]:
     def gradient(grad_output: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            again = _slopes_again(beta, *inputs)
-        return None, None, *tape.gradient(again, inputs, grad_output)
+            recomputed = _recomputed_slopes(beta, *inputs)
+        return None, None, *tape.gradient(recomputed, inputs, grad_output)
 
     return slopes, gradient
 
 
-def _slopes_again(
+def _recomputed_slopes(
     beta: tf.Tensor, error: tf.Tensor, weight: tf.Tensor | None = None
 ) -> tf.Tensor:
-    slopes = formula.slope(_known(error, weight), beta, xp=tf)
+    slopes = formula.slope(_zero_where_unweighted(error, weight), beta, xp=tf)
     return slopes if weight is None else slopes * weight
 
 
-def _known(error: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
-    """The errors, 0 where the weight is: there they may be NaN."""
+def _zero_where_unweighted(error: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+    """The errors, replaced by 0 where the weight is 0, since they may be NaN there."""
     return (
         error if weight is None else tf.where(weight != 0, error, tf.zeros_like(error))
     )
@@ -165,12 +172,12 @@ def _forward(axes: Axes | None, *inputs: tf.Tensor) -> Any:
 
 
 def _run(function: Callable[..., Any], axes: Axes | None, *inputs: tf.Tensor) -> Any:
-    """Calls a function of a beta and other tensors; of large eager ones, as a graph."""
+    """Calls a function of beta and other tensors, as a graph if they are large."""
     beta, x, *_ = inputs
     run: Any = functools.partial(function, sums.sum_, axes)
     if tf.executing_eagerly() and not sums.is_small(x):
         run = _graph(function, axes, *((x.dtype, x.shape.rank) for x in inputs))
-    # stop_gradient: a tape would record what runs here, too.
+    # stop_gradient keeps an outer tape from recording these operations as well.
     return run(beta, *map(tf.stop_gradient, inputs[1:]))
 
 
@@ -178,7 +185,7 @@ def _run(function: Callable[..., Any], axes: Axes | None, *inputs: tf.Tensor) ->
 def _graph(
     function: Callable[..., Any], axes: Axes | None, *kinds: tuple[Any, int]
 ) -> Any:
-    # Run one by one, the operations on large tensors take twice as long.
+    # Executed one by one, the operations take twice as long for large tensors.
     return tf.function(
         functools.partial(function, sums.float64_sum, axes),
         input_signature=[tf.TensorSpec([None] * rank, dtype) for dtype, rank in kinds],
@@ -204,13 +211,13 @@ def _losses_and_slopes(
     error: tf.Tensor,
     weight: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The weighted losses, summed over axes unless these are empty, and the slopes."""
+    """The weighted losses, summed over axes unless axes is (), and weighted slopes."""
     losses, slopes = formula.value_and_slope(error, beta, xp=tf)
-    losses, slopes = _weigh(losses, weight), _weigh(slopes, weight)
+    losses, slopes = _apply_weight(losses, weight), _apply_weight(slopes, weight)
     return losses if axes == () else sum_(losses, axes), slopes
 
 
-def _weigh(x: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
+def _apply_weight(x: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
     return x if weight is None else tf.math.multiply_no_nan(x, weight)
 
 
@@ -220,15 +227,15 @@ def value_of_tensor_beta(
 ) -> tuple[tf.Tensor, Gradient]:
     def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         slope = formula.slope(error, beta, xp=tf)
-        by_beta = grad_output * formula.value_by_beta(slope)
+        by_beta = grad_output * formula.value_grad_beta(slope)
         return grad_output * slope, _sum_to(beta, by_beta)
 
-    # Not by clipping: TensorFlow's minimum of a number and NaN may be the number.
+    # Not formula.value_and_slope: beta may be NaN, which tf.minimum may ignore.
     return formula.value(error, beta, xp=tf), gradient
 
 
 def _sum_to(beta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Sums x over what beta was broadcast over, a scalar or a tensor of x's rank."""
+    """Sums x over the broadcast dimensions of beta, a scalar or of x's rank."""
     shape = beta.shape
     if shape.rank == 0:
         return sums.sum_(x, None)

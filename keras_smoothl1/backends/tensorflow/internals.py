@@ -1,10 +1,10 @@
-"""The private name of TensorFlow that the package needs.
+"""The private name of TensorFlow that the package uses.
 
-- The tangents of tensors. `tf.custom_gradient` gives a rule for reverse mode alone, and
-  what is computed beside it has a tangent of 0 for `tf.autodiff.ForwardAccumulator`. No
-  public function says whether one is at work.
+- `forwardprop_util.pack_tangents`: the tangents of tensors. `tf.custom_gradient`
+  defines a gradient for reverse mode only; `tf.autodiff.ForwardAccumulator` would
+  compute a tangent of 0. No public function reports whether an accumulator is active.
 
-tests/test_tensorflow_internals.py fails when TensorFlow moves or changes it.
+tests/test_tensorflow_internals.py fails if TensorFlow moves or changes it.
 """
 
 import tensorflow as tf
@@ -14,5 +14,5 @@ __all__ = ["have_tangents"]
 
 
 def have_tangents(tensors: list[tf.Tensor]) -> bool:
-    """Whether a `tf.autodiff.ForwardAccumulator` follows any of the tensors."""
+    """Whether a `tf.autodiff.ForwardAccumulator` watches any of the tensors."""
     return bool(forwardprop_util.pack_tangents(tensors).tangents)

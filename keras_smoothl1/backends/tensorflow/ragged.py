@@ -1,4 +1,4 @@
-"""Ragged tensors: their values, once it is known that the rows line up."""
+"""The values of ragged tensors, after a check that rows are as long as y_pred's."""
 
 from typing import Any
 
@@ -10,15 +10,16 @@ from keras_smoothl1.backends.tensorflow import shapes
 def values(
     x: Any, y_pred: tf.RaggedTensor, name: str, *, per_row: bool = False
 ) -> tf.Tensor:
-    """Returns one value of x for each of y_pred's, if both have the same rows.
+    """Returns one value of x for each value of y_pred.
 
-    With `per_row`, x may also be a number, or have one for each row.
+    The rows of x must be as long as those of y_pred. With `per_row`, x may also be a
+    number, or have one entry per row.
     """
     if per_row and not isinstance(x, tf.RaggedTensor):
         return _values_of_rows(tf.convert_to_tensor(x), y_pred, name)
     if not isinstance(x, tf.RaggedTensor) or x.ragged_rank != y_pred.ragged_rank:
         raise TypeError(
-            f"{name} must be a tf.RaggedTensor with the rows of y_pred. "
+            f"{name} must be a tf.RaggedTensor with rows as long as those of y_pred. "
             f"Received: {name}={x!r}, y_pred={y_pred!r}"
         )
     splits, pred_splits = (
@@ -40,8 +41,8 @@ def _values_of_rows(x: tf.Tensor, y_pred: tf.RaggedTensor, name: str) -> tf.Tens
         return tf.reshape(x, [])
     if x.shape.rank != 1 or not x.shape.is_compatible_with(y_pred.shape[:1]):
         raise TypeError(
-            f"{name} must be ragged like y_pred, a number, or have one entry for each "
-            f"row of y_pred. Received: {name} of shape {tuple(x.shape)}, y_pred of "
+            f"{name} must be a ragged tensor like y_pred, a number, or have one entry "
+            f"per row of y_pred. Received: {name} of shape {tuple(x.shape)}, y_pred of "
             f"shape {tuple(y_pred.shape)}"
         )
     for splits in y_pred.nested_row_splits:
@@ -50,5 +51,5 @@ def _values_of_rows(x: tf.Tensor, y_pred: tf.RaggedTensor, name: str) -> tf.Tens
 
 
 def with_rows_of(y_pred: tf.RaggedTensor, losses: tf.Tensor) -> tf.RaggedTensor:
-    """Returns one loss for each value of y_pred as a ragged tensor."""
+    """Returns the losses as a ragged tensor with the rows of y_pred."""
     return y_pred.with_flat_values(tf.reshape(losses, tf.shape(y_pred.flat_values)))

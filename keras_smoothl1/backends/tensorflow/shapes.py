@@ -1,20 +1,21 @@
-"""Shapes that are known only when the step runs, and the checks that run with it.
+"""Checks of shapes that are known only at run time.
 
-Where TensorFlow runs the graph, a check is an assertion, which names the shapes. XLA
-drops assertions, and TFLite does. Under XLA the check is an operation that compiles for
-nothing else. Sizes that XLA knows only as bounds, such as the number of rows that a
-mask picks, it cannot compare before the step runs: where two of them differ, NaN.
+If TensorFlow executes the graph, a check is an assertion that reports the shapes. XLA
+and TFLite drop assertions. Under XLA, the check is an operation that only compiles for
+matching shapes. XLA knows some sizes only as upper bounds, such as the number of rows
+that a boolean mask selects, and cannot compare them at compile time. If two such sizes
+differ at run time, the result is NaN.
 """
 
 from typing import Any
 
 import tensorflow as tf
 
-NO_SIZE = -2  # that tf.reshape, in XLA and in TensorFlow, takes for an error
+INVALID_SIZE = -2  # a size that tf.reshape rejects, in XLA and in TensorFlow
 
 
 def ensure_same_shape(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    """Returns y_true, of y_pred's rank, if it has y_pred's shape."""
+    """Returns y_true, and fails at run time unless it has y_pred's shape."""
     shape, pred_shape = tf.shape(y_true), tf.shape(y_pred)
     fits = tf.reduce_all(shape == pred_shape)
     name = "y_true_and_y_pred_must_have_the_same_shape"
@@ -29,7 +30,7 @@ def ensure_same_shape(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 
 def ensure_broadcastable(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tensor:
-    """Returns a weight or mask of y_pred's rank, if each size is y_pred's or 1."""
+    """Returns x, and fails at run time unless each size is that of y_pred or 1."""
     shape, pred_shape = tf.shape(x), tf.shape(y_pred)
     fits = tf.reduce_all((shape == 1) | (shape == pred_shape))
     name = f"{name}_must_be_broadcastable_to_y_pred_from_the_left"
@@ -48,12 +49,12 @@ def ensure_broadcastable(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tenso
 def ensure_same_rows(
     values: tf.Tensor, splits: tf.Tensor, pred_splits: tf.Tensor, name: str
 ) -> tf.Tensor:
-    """Returns the values of a ragged tensor, if its row splits are those of y_pred."""
+    """Returns the values, and fails at run time unless the row splits are equal."""
     fits = tf.reduce_all(splits == pred_splits)
     name = f"{name}_must_have_rows_as_long_as_those_of_y_pred"
     with tf.control_dependencies(
         [
-            _assert(fits, name, row_splits=splits, of_y_pred=pred_splits),
+            _assert(fits, name, row_splits=splits, y_pred_row_splits=pred_splits),
             _compiles_for_same_shape(splits, pred_splits, name),
         ]
     ):
@@ -64,7 +65,7 @@ def ensure_same_rows(
 
 
 def reshape_like(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    """Like `ensure_same_shape` for any rank; a trailing 1 may be on one side alone."""
+    """Like `ensure_same_shape`, for any rank; a trailing dimension of 1 may differ."""
     shape, pred_shape = tf.shape(y_true), tf.shape(y_pred)
     missing = tf.size(pred_shape) - tf.size(shape)
     fits = (tf.abs(missing) <= 1) & tf.reduce_all(
@@ -74,13 +75,14 @@ def reshape_like(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies(
         [_assert(fits, name, y_true=shape, y_pred=pred_shape)]
     ):
-        return tf.reshape(y_true, tf.where(fits, pred_shape, NO_SIZE), name=name)
+        return tf.reshape(y_true, tf.where(fits, pred_shape, INVALID_SIZE), name=name)
 
 
 def expand_rank_like(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tensor:
-    """Like `ensure_broadcastable` for any rank, up to one dimension more than y_pred's.
+    """Like `ensure_broadcastable`, for any rank.
 
-    That one must be 1. Dimensions of 1 are appended up to the rank of y_pred.
+    Dimensions of size 1 are appended up to the rank of y_pred. One extra trailing
+    dimension of size 1 is removed.
     """
     shape, pred_shape = tf.shape(x), tf.shape(y_pred)
     missing = tf.size(pred_shape) - tf.size(shape)
@@ -92,23 +94,23 @@ def expand_rank_like(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tensor:
     )
     name = f"{name}_must_be_broadcastable_to_y_pred_from_the_left"
     with tf.control_dependencies([_assert(fits, name, x=shape, y_pred=pred_shape)]):
-        return tf.reshape(x, tf.where(fits, padded[:rank], NO_SIZE), name=name)
+        return tf.reshape(x, tf.where(fits, padded[:rank], INVALID_SIZE), name=name)
 
 
 def _assert(fits: tf.Tensor, name: str, **shapes: tf.Tensor) -> tf.Operation:
-    data: list[Any] = [f"{name.replace('_', ' ')}. Received shapes:"]
+    data: list[Any] = [f"{name.replace('_', ' ')}. Received:"]
     for argument, shape in shapes.items():
         data += [argument, shape]
     return tf.debugging.Assert(fits, data)
 
 
 def _compiles_for_same_shape(x: tf.Tensor, y: tf.Tensor, name: str) -> tf.Tensor:
-    # Errors of XLA name the operation. This one, of old, does not broadcast.
+    # XLA's error messages contain the name of the operation. Select does not broadcast.
     return tf.raw_ops.Select(condition=tf.constant(True), x=x, y=y, name=name)
 
 
 def _empty(x: tf.Tensor) -> tf.Tensor:
-    """A tensor with the sizes of x, followed by 0."""
+    """A tensor with the shape of x and an additional last dimension of size 0."""
     return x[..., tf.newaxis][..., :0]
 
 

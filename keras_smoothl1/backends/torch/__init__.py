@@ -1,4 +1,4 @@
-"""PyTorch: which kernel serves a call."""
+"""PyTorch: selects the kernel for a call."""
 
 import importlib.util
 import math
@@ -20,8 +20,8 @@ HAS_GPU = torch.cuda.is_available()
 
 
 def _triton_compiles() -> bool:
-    """Whether Triton finds what it compiles with, for a GPU that is there."""
-    # As Triton looks for it: the launch of a kernel is written in C.
+    """Whether there is a GPU and Triton finds a C compiler and Python's headers."""
+    # The same search as Triton's, which compiles the launcher of a kernel from C.
     compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
     header = pathlib.Path(sysconfig.get_path("include"), "Python.h")
     return HAS_GPU and header.exists() and any(map(shutil.which, compilers))
@@ -29,7 +29,7 @@ def _triton_compiles() -> bool:
 
 def _triton_is_installed() -> bool:
     spec = importlib.util.find_spec("triton")
-    # A mere folder of that name has no origin.
+    # A leftover folder without code is found as a namespace package without an origin.
     return spec is not None and spec.origin is not None
 
 
@@ -99,7 +99,7 @@ class TorchBackend(Backend):
             return gpu.weighted_sum(
                 y_true, y_pred, beta=beta, weight=weight, axes=axes, divisor=divisor
             )
-        # The divisor is asked for its value last: on a GPU that would wait.
+        # The value of the divisor is read last, because this would block on a GPU.
         if (
             axes is None
             and cpu.supports(y_true, y_pred, beta, weight)
@@ -115,14 +115,14 @@ class TorchBackend(Backend):
     def sum(self, x: torch.Tensor, axes: Axes | None = None) -> torch.Tensor:
         if axes is None:
             return torch.sum(x)
-        # No axes would be all of them to torch.
+        # torch would sum over all axes if `dim` is empty.
         return torch.sum(x, dim=axes, keepdim=True) if axes else x
 
     def where_or_zero(self, condition: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.where(condition, x, 0)
 
     def static_range(self, x: torch.Tensor) -> tuple[float, float] | None:
-        # Numbers on a GPU are not worth waiting for.
+        # Reading values from a GPU would block.
         if (
             torch.compiler.is_compiling()
             or torch.jit.is_tracing()
@@ -136,7 +136,7 @@ class TorchBackend(Backend):
                 return float(x), float(x)
             smallest, largest = torch.aminmax(x)
             return float(smallest), float(largest)
-        except RuntimeError:  # a tensor that is traced, or has many values under vmap
+        except RuntimeError:  # a traced tensor, or a batched one under vmap
             return None
 
     def as_number(self, x: torch.Tensor) -> torch.Tensor | float:
@@ -151,12 +151,12 @@ class TorchBackend(Backend):
     def size(self, x: torch.Tensor, axes: Axes | None = None) -> Size:
         sizes = x.shape if axes is None else [x.shape[axis] for axis in axes]
         size = math.prod(sizes)
-        # A torch.SymInt stays a symbol in a tensor. By itself it is no int to those who
-        # ask, and would become the size of the example that is traced.
+        # A torch.SymInt stays symbolic in a tensor. As an int, it would become the size
+        # of the traced example.
         return size if isinstance(size, int) else x.new_full((), size)
 
     def input_dtype(self, x: Any, dtype: str) -> str:
-        # Keras may move it to where nothing upcasts.
+        # Keras may move x to a device on which no kernel upcasts.
         if (
             gpu
             and dtype == "float32"
@@ -200,7 +200,7 @@ class TorchBackend(Backend):
 
 
 def _is_plain_on(device: str, x: torch.Tensor) -> bool:
-    """Whether x is a plain tensor where Keras would move it."""
+    """Whether x is a plain tensor on the device to which Keras moves tensors."""
     return (
         internals.is_plain_cpu_tensor(x)
         if device == "cpu"
@@ -211,7 +211,7 @@ def _is_plain_on(device: str, x: torch.Tensor) -> bool:
 
 
 def _upcast(x: Any) -> Any:
-    """Returns what `input_dtype` has left in float16 or bfloat16 in float32."""
+    """Converts float16 and bfloat16, which `input_dtype` may have kept, to float32."""
     if isinstance(x, torch.Tensor) and x.dtype in (torch.float16, torch.bfloat16):
         return x.float()
     return x

@@ -1,34 +1,36 @@
 """Eager PyTorch: torch's own loss and kernels, where they are exact.
 
-Four operations replace the seven of `cpu`; for a small tensor torch's own backward pass
-takes half as long as any that is written in Python. torch rounds the square of an error
-and its quotient by 2 beta, as often as `formula` rounds, and its gradient is the
-closed-form slope. But the square leaves the range of the dtype before the loss does. If
-beta is 1 or more, the loss then leaves it, too; else the losses or their sum show
-whether it can have cost a digit, which must be asked. What is not exact is left to
-`cpu` and `triton`, which this must match.
+Four operations replace the seven of `cpu`. For small tensors, torch's own backward pass
+takes half as long as any backward pass in Python. torch computes the square of the
+error and divides it by 2 beta; it rounds as often as `formula`, and its gradient is the
+closed-form slope. But the square can underflow before the loss does. If beta is at
+least 1, the loss underflows as well. Otherwise, on a CPU, the losses or their sum show
+whether accuracy was lost, and `cpu` is used if it was. On a GPU such a check would
+block, so only inputs that cannot lose accuracy are accepted. The results must match
+those of `cpu` and `triton`.
 
 torch's gradient multiplies the error by the incoming gradient before it divides by
 beta. The product can leave the range of the dtype although the quotient does not. So
-beta is bounded: then this happens only to gradients near the ends of the range.
+beta is limited: then this only happens for incoming gradients close to the limits of
+the dtype.
 """
 
 import torch
 
 from keras_smoothl1.backends.torch import internals
 
-MIN_SIZE = 2**8  # elements from which on the roundings of each are lost in the sum
-SMALL = 2**16  # elements up to which the calls take longer than the work
-BLOCK_SIZE = 2**20  # elements: 4 MB, which stay in the cache and keep the threads busy
-SMALL_ON_GPU = 2**22  # elements up to which a GPU waits for Python
-MIN_BETA, MAX_BETA = 2.0**-10, 2.0**10  # of sums
-MIN_BETA_UNASKED = 2.0**-4  # of losses, and of sums that nothing asks whether exact
-NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
+MIN_SIZE = 2**8  # elements; in smaller sums, the rounding of each loss matters
+SMALL = 2**16  # elements up to which the call overhead exceeds the computation
+BLOCK_SIZE = 2**20  # elements: 4 MB, which fit in the cache and keep the threads busy
+SMALL_ON_GPU = 2**22  # elements up to which a GPU is idle while Python runs
+MIN_BETA, MAX_BETA = 2.0**-10, 2.0**10  # for sums
+MIN_BETA_STRICT = 2.0**-4  # for losses, and for sums on a GPU, which are not checked
+NONE, MEAN, SUM = 0, 1, 2  # torch's codes for reductions
 LIMITS = {dtype: torch.finfo(dtype) for dtype in (torch.float32, torch.float64)}
 
 
 def supports_blocks(y_pred: torch.Tensor) -> bool:
-    """Whether plain tensors are so large that copying them to blocks pays."""
+    """Whether plain tensors are so large that processing them in blocks is faster."""
     return y_pred.numel() > BLOCK_SIZE
 
 
@@ -40,10 +42,10 @@ def loss_sum(
     divisor: float,
     needs_grad: bool,
 ) -> tuple[float, torch.Tensor | None]:
-    """Returns the sum of the losses, and the gradient of sum / divisor by y_pred."""
+    """Returns the sum of the losses, and the gradient of sum / divisor."""
     y_pred, y_true = y_pred.contiguous(), y_true.contiguous()
     gradient = torch.empty_like(y_pred) if needs_grad else None
-    # Each block of the gradient's buffer holds the losses first.
+    # The losses of a block are written to the buffer of its gradient first.
     block_size = min(y_pred.numel(), BLOCK_SIZE)
     buffer = y_pred.new_empty(block_size) if gradient is None else gradient
     blocks, true_blocks, buffers = (
@@ -66,9 +68,9 @@ def loss_sum(
 def supports_one_block(
     y_pred: torch.Tensor, beta: float, weight: torch.Tensor | None
 ) -> bool:
-    """Whether torch's own loss, with its own gradient, is worth a try.
+    """Whether to try torch's own loss with its own gradient.
 
-    In a sum of few, the two or three roundings of each loss still show.
+    In a sum of few elements, the two or three rounding errors of each loss matter.
     """
     size = y_pred.numel()
     return (
@@ -85,9 +87,10 @@ def loss_of_one_block(
     beta: float,
     divisor: float,
 ) -> tuple[torch.Tensor, bool]:
-    """Returns the weighted sum over divisor, differentiable, and whether it is exact.
+    """Returns the weighted sum, divided by divisor, and whether it is exact.
 
-    Where a weight hides NaN or infinity it is NaN, and not exact.
+    The sum is differentiable. If a weight of 0 hides NaN or infinity, the sum is NaN
+    and not exact.
     """
     if weight is None:
         loss = plain_sum(y_true, y_pred, beta=beta, divisor=divisor)
@@ -107,7 +110,7 @@ def loss_of_one_block(
 def plain_sum(
     y_true: torch.Tensor, y_pred: torch.Tensor, *, beta: float, divisor: float
 ) -> torch.Tensor:
-    """Returns the sum over divisor, differentiable."""
+    """Returns the differentiable sum of the losses, divided by the divisor."""
     if divisor == y_pred.numel():
         return internals.smooth_l1_loss(y_pred, y_true, MEAN, beta)
     total = internals.smooth_l1_loss(y_pred, y_true, SUM, beta)
@@ -115,17 +118,17 @@ def plain_sum(
 
 
 def supports_losses(beta: float) -> bool:
-    """Whether torch's own losses, with their own gradient, are worth a try.
+    """Whether to try torch's own losses with their own gradient.
 
-    Up to 1, a beta keeps each product of its gradient below the incoming gradient.
+    If beta is at most 1, no product in the gradient exceeds the incoming gradient.
     """
-    return MIN_BETA_UNASKED <= beta <= 1
+    return MIN_BETA_STRICT <= beta <= 1
 
 
 def losses(
     y_true: torch.Tensor, y_pred: torch.Tensor, *, beta: float
 ) -> tuple[torch.Tensor, bool]:
-    """Returns the loss of each element, differentiable, and whether all are exact."""
+    """Returns the differentiable loss of each element, and whether all are exact."""
     losses = internals.smooth_l1_loss(y_pred, y_true, NONE, beta)
     exact = beta == 1 or (losses.amin().item() * beta >= LIMITS[y_pred.dtype].tiny)
     return losses, exact
@@ -137,9 +140,9 @@ def supports_gpu_losses(
     beta: float,
     weight: torch.Tensor | None,
 ) -> bool:
-    """Whether these are plain tensors on a GPU, and their losses always exact.
+    """Whether torch's losses of these tensors, plain ones on a GPU, are always exact.
 
-    To ask whether they are would wait for the GPU.
+    Checking the losses would block.
     """
     return beta == 1 and weight is None and _are_plain_on_gpu(y_true, y_pred)
 
@@ -150,12 +153,13 @@ def supports_gpu_sum(
     beta: float,
     weight: torch.Tensor | None,
 ) -> bool:
-    """Whether these are small plain tensors on a GPU, and their sum right to 2e-6.
+    """Whether to use torch's sum for these tensors: small, plain, and on a GPU.
 
-    It is down to `MIN_BETA_UNASKED`, whatever the squares lose by underflow.
+    For a beta of at least `MIN_BETA_STRICT`, its relative error is below 2e-6 even if
+    squares underflow.
     """
     return (
-        MIN_BETA_UNASKED <= beta <= MAX_BETA
+        MIN_BETA_STRICT <= beta <= MAX_BETA
         and weight is None
         and MIN_SIZE <= y_pred.numel() <= SMALL_ON_GPU
         and _are_plain_on_gpu(y_true, y_pred)
@@ -177,11 +181,11 @@ def _are_plain_on_gpu(y_true: torch.Tensor, y_pred: torch.Tensor) -> bool:
 
 
 def is_exact(total: float, beta: float, count: float, y_pred: torch.Tensor) -> bool:
-    """Whether no digit of a sum of losses was lost out of the dtype's range.
+    """Whether a sum of losses is unaffected by overflow and underflow.
 
-    count is how many they are, or the sum of their absolute weights.
+    `count` is the number of losses, or the sum of their absolute weights.
     """
-    # No square of an error below beta overflows, and what all of them may have lost by
-    # underflow, tiny each and divided by beta, is less than a rounding of the sum.
+    # No square of an error smaller than beta overflows. The total error by underflow,
+    # at most tiny / beta per element, is less than a rounding error of the sum.
     limits = LIMITS[y_pred.dtype]
     return beta * beta < limits.max and total * beta * limits.eps >= count * limits.tiny

@@ -1,11 +1,12 @@
 """The loss with its closed-form slope, for any tensor, in reverse mode.
 
-`keras.ops.custom_gradient` differentiates once and cannot be used under `torch.func`.
-Value and slope are two outputs of one function: they share most of the work, and the
-slope is kept for the backward pass. As an output it is differentiable there, which
-makes the second derivative. It must match `formula`, by fewer operations, since eager
-torch sweeps through memory for each. Forward mode goes the reference's way: with a
-`jvp`, `torch.compile` would refuse the function.
+`keras.ops.custom_gradient` supports only first derivatives and does not work with
+`torch.func`. Here, value and slope are two outputs of one function. They share most of
+the computation, and the slope is saved for the backward pass. Because it is an output,
+it is differentiable, which gives the second derivative. The results must match
+`formula`, with fewer operations, because in eager torch each of them reads and writes
+whole tensors. Forward mode uses the reference: with a `jvp` method, `torch.compile`
+would reject the function.
 """
 
 from typing import Any
@@ -18,10 +19,10 @@ from keras_smoothl1.typing import Beta
 
 
 def supports() -> bool:
-    """Whether what torch differentiates now, it differentiates in reverse mode alone.
+    """Whether torch can only differentiate in reverse mode here.
 
-    torch.export and torch.jit.trace keep the operations of a function and forget its
-    backward pass, and differentiate the operations.
+    torch.export and torch.jit.trace keep the operations of a function but not its
+    backward pass, and differentiate these operations later.
     """
     return not (
         internals.forward_mode_is_active()
@@ -33,7 +34,7 @@ def supports() -> bool:
 def value_and_slope(
     error: torch.Tensor, beta: Beta | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the loss of each error, and its slope, both differentiable."""
+    """Returns the loss of each error and its slope. Both are differentiable."""
     return _ValueAndSlope.apply(error, beta_tensor(beta, error))
 
 
@@ -44,9 +45,9 @@ def weighted_slope(
     beta: Beta | torch.Tensor,
     divisor: float | torch.Tensor | None,
 ) -> torch.Tensor:
-    """Returns the slope of weighted losses over a divisor, itself differentiable.
+    """Returns the differentiable slope of the weighted losses, divided by divisor.
 
-    It is the gradient of a kernel, where that is to be differentiated or transformed.
+    Kernels use it when their gradient is itself differentiated or transformed.
     """
     dtype = torch.promote_types(y_pred.dtype, torch.float32)
     error = y_pred.to(dtype) - y_true.to(dtype)
@@ -61,10 +62,10 @@ def weighted_slope(
 
 
 def beta_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:
-    """Returns beta as a tensor like error.
+    """Returns beta as a tensor with the dtype and device of error.
 
-    On a GPU nothing is copied there, and a tensor divides exactly: by a number torch
-    would multiply with its reciprocal.
+    A number is filled in on the device, without a copy. On a GPU, torch would replace a
+    division by a Python number by a multiplication with its reciprocal.
     """
     if isinstance(beta, float):
         return error.new_full((), beta)
@@ -75,8 +76,8 @@ def beta_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:
 
 
 def _replicate(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Returns x on each device of `like`, if that is spread over several."""
-    # Not before it is needed, since it takes long. If `like` is one it is loaded.
+    """Returns x as a replicated DTensor if `like` is a DTensor, otherwise x."""
+    # Imported here because it is slow. If `like` is a DTensor, it is loaded already.
     from torch.distributed.tensor import DTensor
 
     if not isinstance(like, DTensor) or isinstance(x, DTensor):
@@ -110,19 +111,19 @@ class _ValueAndSlope(torch.autograd.Function):
         if grad_value is not None:
             grad_error = grad_value * slope if error_needs_grad else None
             if beta_needs_grad:
-                grad_beta = grad_value * formula.value_by_beta(slope)
+                grad_beta = grad_value * formula.value_grad_beta(slope)
         if grad_slope is not None:
             curvature = formula.curvature(slope, beta, xp=torch)
             if error_needs_grad:
                 grad_error = _add(grad_error, grad_slope * curvature)
             if beta_needs_grad:
-                by_slope = grad_slope * formula.slope_by_beta(slope, curvature)
+                by_slope = grad_slope * formula.slope_grad_beta(slope, curvature)
                 grad_beta = _add(grad_beta, by_slope)
         return grad_error, None if grad_beta is None else _sum_to(beta, grad_beta)
 
 
 def _sum_to(beta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Sums x over what beta was broadcast over."""
+    """Sums x over the dimensions in which beta was broadcast."""
     if beta.dim() == 0:
         return x.sum()
     axes = [axis for axis, size in enumerate(beta.shape) if size == 1]

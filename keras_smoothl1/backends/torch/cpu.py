@@ -1,11 +1,11 @@
-"""Eager PyTorch on a CPU: losses and gradient in one walk over the tensors.
+"""Eager PyTorch on a CPU: losses and gradient in one pass over the tensors.
 
-One operation after another sweeps a large tensor through memory a dozen times and
-allocates each time, which made the loss ten times as slow as torch's own kernel. Here
-the operations work in place, on blocks of large tensors that stay in the cache, and the
-gradient is returned in the only buffer that is allocated. `weighted_losses` and
-`weighted_sum` must match the reference in `Backend`, which serves whatever `supports`
-does not list.
+Executed one by one, the operations of the loss read and write a large tensor in memory
+a dozen times, with an allocation each time. That takes ten times as long as torch's own
+kernel. Here the operations work in place, on blocks of large tensors that fit in the
+cache. For a sum, the buffer that will hold the gradient also holds errors and losses.
+`weighted_losses` and `weighted_sum` must match the reference in `Backend`, which is
+used for all inputs that `supports` does not list.
 """
 
 import math
@@ -25,10 +25,10 @@ def supports(
     beta: Beta | torch.Tensor,
     weight: torch.Tensor | None,
 ) -> bool:
-    """Whether these are plain tensors, and no gradient but y_pred's is needed.
+    """Whether these are plain tensors, of which only y_pred may require a gradient.
 
-    Each weight must cover one contiguous run of elements. With several betas, that run
-    must span at least the whole last axis.
+    Each weight must apply to one contiguous run of elements. With several betas, this
+    run must span at least the whole last axis.
     """
     return (
         isinstance(beta, float | tuple)
@@ -99,7 +99,7 @@ def _weighted(y_pred: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor:
 
 
 class _Weighted(torch.autograd.Function):
-    # Two arguments only, since each costs a microsecond or two.
+    # Only two arguments, because each one costs a microsecond or two.
     @staticmethod
     def forward(
         ctx: Any, y_pred: torch.Tensor, arguments: tuple[Any, ...]
@@ -111,9 +111,9 @@ class _Weighted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
-        # Returned and not kept: autograd takes a buffer over without a copy if nothing
-        # else refers to it. A second pass, or one that is to be differentiated itself,
-        # computes the gradient again.
+        # The reference to the gradient is dropped, because autograd reuses a buffer
+        # without a copy only if nothing else refers to it. A second backward pass, or
+        # one that is differentiated, computes the gradient again.
         gradient, ctx.gradient = ctx.gradient, None
         if (
             gradient is None
@@ -136,7 +136,7 @@ def _forward(
     beta: Beta,
     divisor: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The weighted losses, or their sum over divisor; and the gradient, if needed."""
+    """Returns the weighted losses, or their sum / divisor, and the gradient."""
     y_pred = y_pred.detach()
     if isinstance(beta, float):
         if weight is None and divisor is not None and aten.supports_blocks(y_pred):
@@ -187,7 +187,7 @@ def _sum_in_blocks(
     scratch = torch.empty_like(blocks[0][0])
     total = 0.0
     for pred_block, true_block, out, weight_block in blocks:
-        # Each block of the gradient's buffer holds the errors and losses first.
+        # Errors and losses of a block are written to the buffer of its gradient first.
         error = torch.sub(pred_block, true_block, out=out)
         slope = scratch[: len(pred_block)]
         _to_losses_and_slopes(error, bounds, weight_block, slope)
@@ -203,10 +203,10 @@ def _blocks(
     weight: torch.Tensor | None,
     beta: Beta,
 ) -> tuple[list[tuple[Any, ...]], Any]:
-    """The blocks of tensors and weight, as rows, and beta for each entry of a row.
+    """Returns the blocks of the tensors and the weight, and beta for a row of a block.
 
-    All elements of a row share one weight. With several betas, a row holds many
-    complete sets of them, because broadcasting a short vector is slow.
+    A block is a matrix. All elements of a row share one weight. With several betas, a
+    row has many complete sets of them, because broadcasting a short vector is slow.
     """
     size = y_pred.numel()
     bounds: Any = beta
@@ -231,7 +231,7 @@ def _blocks(
 def _broadcast_to_short_rows(
     weight: torch.Tensor, y_pred: torch.Tensor
 ) -> torch.Tensor:
-    """Broadcasts a weight over the first axes, until a row fits into a block."""
+    """Broadcasts a weight over the first axes until a row fits into a block."""
     shape = list(weight.shape)
     for axis, size in enumerate(y_pred.shape[:-1]):
         if y_pred.numel() <= math.prod(shape) * BLOCK_SIZE:
@@ -246,14 +246,14 @@ def _to_losses_and_slopes(
     weight: torch.Tensor | None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Makes weighted losses of the errors; returns the weighted slopes, in out."""
+    """Replaces errors by weighted losses in place, and returns the weighted slopes."""
     if weight is not None:
         error.masked_fill_(weight == 0, 0)
     slope = torch.clamp(error, -beta, beta, out=out)
     error.sub_(slope, alpha=0.5)  # d - c / 2
     slope.div_(beta)
     error.mul_(slope)
-    # A boolean weight is a mask: what it leaves out is 0 already.
+    # A boolean weight is a mask, and masked elements are 0 already.
     if weight is not None and weight.dtype is not torch.bool:
         error.mul_(weight)
         slope.mul_(weight)

@@ -1,15 +1,18 @@
-"""The private names of torch that the package needs, each with its reason.
+"""The private names of torch that the package uses, with the reason for each.
 
-- The dispatch keys of a tensor, and those that torch's modes add to each call. In two
-  comparisons they say that a tensor is a plain one on a CPU, and that neither
-  torch.func, FakeTensorMode, make_fx, torch.jit.trace nor any other mode that changes
-  how operations are dispatched is active. There is no public function for that. A
-  subclass may have the keys of a plain tensor, so the class is compared, too.
-- The level of forward-mode autodiff: the keys of a dual tensor are a plain one's, too.
-- torch's own kernels of this loss, which can write to a buffer, and its own loss as
-  torch.nn.functional calls it. The function there cannot, and takes twice as long.
+- `_dispatch_keys` of a tensor, and `_dispatch_tls_local_include_set`, the keys that
+  torch's modes add to each call. Two comparisons show that a tensor is a plain CPU
+  tensor, and that no mode that changes the dispatch of operations is active
+  (torch.func, FakeTensorMode, make_fx, torch.jit.trace and others). No public function
+  reports this. A subclass may have the keys of a plain tensor, so the class is compared
+  as well.
+- `forward_ad._current_level`: the level of forward-mode differentiation. A dual tensor
+  has the keys of a plain one.
+- `torch.ops.aten.smooth_l1_loss` and its backward kernel, which can write to a buffer,
+  and `torch._C._nn.smooth_l1_loss`, which torch.nn.functional calls. The public
+  function cannot write to a buffer, and takes twice as long.
 
-tests/test_torch_internals.py fails when torch moves or changes any of them.
+tests/test_torch_internals.py fails if torch moves or changes any of them.
 """
 
 from typing import Any
@@ -34,7 +37,7 @@ smooth_l1_slope: Any = torch.ops.aten.smooth_l1_loss_backward.grad_input
 
 
 def _keys(*keys: Any) -> int:
-    """A set of dispatch keys, as an int, which compares fast."""
+    """A set of dispatch keys as an int, which is fast to compare."""
     result = torch._C.DispatchKeySet(keys[0])
     for key in keys[1:]:
         result = result | torch._C.DispatchKeySet(key)
@@ -42,12 +45,12 @@ def _keys(*keys: Any) -> int:
 
 
 _Key: Any = torch._C.DispatchKey
-# Looked up once: each is asked several times in a small call.
+# Looked up once, because a small call uses them several times.
 _keys_of: Any = torch._C._dispatch_keys
 _keys_of_modes: Any = torch._C._dispatch_tls_local_include_set
 PLAIN_CLASSES = (torch.Tensor, torch.nn.Parameter)
-# Not read from a new tensor here: a mode may be active during the import. The second of
-# each pair is that of torch.inference_mode().
+# Constants rather than the keys of a new tensor, because a mode may be active during
+# the import. The second entry of each pair is for torch.inference_mode().
 _PLAIN_CPU = (
     _keys(_Key.CPU, _Key.ADInplaceOrView, _Key.AutogradCPU, _Key.AutocastCPU),
     _keys(_Key.CPU, _Key.AutocastCPU),
@@ -64,19 +67,19 @@ _NO_MODE = (
 
 
 def is_plain_cpu_tensor(x: torch.Tensor) -> bool:
-    """Whether x holds numbers in strides on a CPU, and stands for nothing else."""
+    """Whether x is an ordinary strided CPU tensor: no subclass, wrapper or tracer."""
     return type(x) in PLAIN_CLASSES and _keys_of(x).raw_repr() in _PLAIN_CPU
 
 
 def is_plain_gpu_tensor(x: torch.Tensor) -> bool:
-    """Whether x holds numbers in strides on a GPU, and stands for nothing else."""
+    """Whether x is an ordinary strided GPU tensor: no subclass, wrapper or tracer."""
     return type(x) in PLAIN_CLASSES and _keys_of(x).raw_repr() in _PLAIN_GPU
 
 
 def no_mode_is_active() -> bool:
-    """Whether operations run at once and unmodified, with nothing recording them."""
+    """Whether operations are executed immediately, and not modified or traced."""
     return (
-        # First, since torch.compile cannot trace the rest.
+        # First, because torch.compile cannot trace the other expressions.
         not torch.compiler.is_compiling()
         and _keys_of_modes().raw_repr() in _NO_MODE
         and not forward_mode_is_active()
@@ -84,5 +87,5 @@ def no_mode_is_active() -> bool:
 
 
 def forward_mode_is_active() -> bool:
-    """Whether tensors may have a tangent: in a dual level, or under torch.func.jvp."""
+    """Whether tensors can have tangents: in a dual level, or under torch.func.jvp."""
     return bool(forward_ad._current_level >= 0)

@@ -1,12 +1,12 @@
-"""PyTorch on a GPU: losses, their sums and the gradient in one pass over memory.
+"""PyTorch on a GPU: losses, sums and the gradient in one pass over memory.
 
 A step of torch's own mean reads or writes seven whole tensors, and the reference about
-three times as many. Here it reads y_true and y_pred and writes the gradient; what is in
-between stays in registers. float16 and bfloat16 are upcast as they are read, and
-nothing waits for the GPU. It must match the reference in `Backend`, which serves
-whatever `supports` does not list.
+three times as many. This kernel reads y_true and y_pred and writes the gradient. All
+intermediate results stay in registers. float16 and bfloat16 are upcast when they are
+read. The host never waits for the GPU. The results must match the reference in
+`Backend`, which is used for all inputs that `supports` does not list.
 
-The kernel sees a matrix. Its rows are the groups of elements that are summed, or those
+The kernel works on a matrix. Its rows are the groups of elements that are summed, or
 that share a weight.
 """
 
@@ -22,17 +22,17 @@ import triton.language as tl
 from keras_smoothl1.backends.torch import autograd, internals
 from keras_smoothl1.typing import Axes, Beta
 
-# Triton reads it when a kernel is defined, and then runs the kernel on CPU tensors.
+# If this variable is 1 when a kernel is defined, Triton interprets the kernel on a CPU.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-TILE_SIZE = 2048  # elements of a program
-THREADS = 256  # of a program
+TILE_SIZE = 2048  # elements per program
+THREADS = 256  # per program
 OPTIONS = {
     "num_warps": THREADS // (64 if torch.version.hip else 32),
-    # Each operation rounds by itself, as in the reference.
+    # Each operation is rounded separately, as in the reference.
     "enable_fp_fusion": False,
 }
-SHORT_RUN = 256  # elements that share a weight, up to which rows of them are too short
-SMALL = 2**20  # elements up to which a launch takes longer than the work
+SHORT_RUN = 256  # elements that share a weight; shorter runs do not become rows
+SMALL = 2**20  # elements up to which the launch overhead exceeds the computation
 MAX_INT32 = 2**31 - 1
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF_DTYPES, torch.float32, torch.float64)
@@ -77,10 +77,10 @@ def _kernel(
     grad_by_element: tl.constexpr,
     skips_grad_of_one: tl.constexpr,
 ):
-    """Computes one tile per program: some whole rows, or one of the splits of a row.
+    """Computes one tile per program: several whole rows, or one split of a row.
 
-    It writes the losses to `output`, or their sum in each row or in the tile, and the
-    gradient to `gradient`. Either may be None.
+    Writes the losses, or their sum per row or per tile, to `output`, and the gradient
+    to `gradient`. Either may be None.
     """
     program = tl.program_id(0)
     split = program % splits
@@ -97,7 +97,7 @@ def _kernel(
         is_needed = tl.load(grad_output) != 1
     if is_needed:
         if (first_row + tile_rows <= rows) & (first_column + tile_columns <= size):
-            # Without a mask the loads are wide, whatever the sizes.
+            # Unmasked loads are vectorized, whatever the sizes.
             _tile(
                 tensors,
                 numbers,
@@ -160,17 +160,17 @@ def _tile(
         if weight_by_row:
             w = _load(weight, row, row_mask)
         else:
-            at = _entry(index, weight_run, weight_period, weight_repeats)
-            w = _load(weight, at, mask)
+            entry = _broadcast_index(index, weight_run, weight_period, weight_repeats)
+            w = _load(weight, entry, mask)
         error = tl.where(w != 0, error, 0)
-        # What a boolean weight, a mask, leaves out is 0 by now.
+        # A boolean weight is a mask, and masked errors are 0 already.
         if w.dtype != tl.int1:
             factor = w.to(dtype)
     bound = tl.full((1, 1), beta, dtype)
     if betas is not None:
-        at = _entry(index, betas_run, betas_period, None)
-        bound = _load(betas, at, mask).to(dtype)
-    # By comparisons, in which NaN stays NaN.
+        entry = _broadcast_index(index, betas_run, betas_period, None)
+        bound = _load(betas, entry, mask).to(dtype)
+    # Clips by comparisons, which preserve NaN.
     clipped = tl.where(error > bound, bound, tl.where(error < -bound, -bound, error))
     slope = _divide(clipped, bound, dtype)
     divided_by = divisor.to(dtype)
@@ -210,12 +210,12 @@ def _load_by_row(x, row, row_mask, sums_by_row: tl.constexpr):
 
 
 @triton.jit
-def _entry(index, run: tl.constexpr, period: tl.constexpr, repeats):
-    """Where the entry for an element lies in a tensor that is broadcast.
+def _broadcast_index(index, run: tl.constexpr, period: tl.constexpr, repeats):
+    """Returns the index of an element's entry in a tensor that is broadcast.
 
-    run: how many elements in a row an entry serves; None for 1.
-    period: after how many entries they begin again; None if they do not.
-    repeats: how often they do before the next period; None if to the end.
+    run: the number of consecutive elements that share an entry; None for 1.
+    period: the number of entries before they repeat; None if they do not repeat.
+    repeats: how often each period is repeated; None if there is only one period.
     """
     entry = index
     if run is not None:
@@ -240,7 +240,7 @@ def _times(x, factor):
 
 @triton.jit
 def _divide(x, y, dtype: tl.constexpr):
-    # In float32 Triton's / may be two units in the last place off.
+    # In float32, Triton's / can be off by two units in the last place.
     return tl.div_rn(x, y) if dtype == tl.float32 else x / y
 
 
@@ -253,19 +253,17 @@ def _divide_no_nan(x, y, dtype: tl.constexpr):
 
 
 class _Plan(NamedTuple):
-    """What depends on shapes alone, and is worked out once for them."""
+    """The parameters of a launch that depend only on the layout of its tensors."""
 
-    order: tuple[int, ...] | None  # the axes as they lie in memory, if not as numbered
+    order: tuple[int, ...] | None  # the axes in memory order; None to keep their order
     sums_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     expands_weight: bool
     expands_betas: bool
     programs: int
-    numbers: tuple[
-        int | None, ...
-    ]  # the kernel's arguments from rows to weight_repeats
-    constants: tuple[Any, ...]  # and from weight_run to index_dtype
-    compiled: dict[Any, Any]  # kernels, by what else they are compiled for
+    numbers: tuple[int | None, ...]  # arguments of the kernel: rows to weight_repeats
+    constants: tuple[Any, ...]  # arguments of the kernel: weight_run to index_dtype
+    compiled: dict[Any, Any]  # compiled kernels, by their other parameters
 
 
 @functools.lru_cache(maxsize=512)
@@ -287,7 +285,8 @@ def _plan(
     size, sums_shape = math.prod(shape), shape[:kept] + (1,) * (rank - kept)
     pattern = _pattern(weight_shape, shape)
     run, period, repeats = pattern or (None, None, None)
-    # Betas know no repeats: those that need them are expanded to one for each element.
+    # The kernel has no repeats for betas. If they are needed, betas are expanded to one
+    # per element.
     betas_pattern = _pattern(betas_shape, shape)
     expands_betas = betas_shape is not None and (
         betas_pattern is None or betas_pattern[2] is not None
@@ -327,9 +326,9 @@ def _plan(
             weight_by_row,
             kept_axes is not None,  # sums
             kept > 0,  # sums_by_row
-            # A part of a tiny sum, divided, would be no normal number.
+            # Only complete sums are divided: the quotient of a part could be subnormal.
             (splits if kept else programs) == 1,  # divides_sums
-            # Known to the compiler, a short row can be read by wide loads.
+            # With a constant size, the compiler can use wide loads for short rows.
             row_size if rows > 1 and row_size <= SHORT_RUN else None,
             tile_rows,
             tile_columns,
@@ -342,9 +341,10 @@ def _plan(
 def _memory_order(
     shape: tuple[int, ...], strides: tuple[int, ...], kept: int
 ) -> tuple[int, ...] | None:
-    """Returns the axes of a dense tensor in the order of its memory.
+    """Returns the axes of a dense tensor in memory order.
 
-    None if that is theirs, or if the memory has holes or does not keep the first axes.
+    None if the axes are in memory order already, if the memory has gaps, or if the
+    first `kept` axes would move.
     """
     order = tuple(sorted(range(len(shape)), key=lambda axis: -strides[axis]))
     expected = 1
@@ -359,13 +359,13 @@ def _memory_order(
 def _pattern(
     own_shape: tuple[int, ...] | None, shape: tuple[int, ...]
 ) -> tuple[int | None, int | None, int | None] | None:
-    """Returns the run, period and repeats by which own_shape is broadcast to shape.
+    """Returns the run, period and repeats that broadcast own_shape to shape.
 
-    `_entry` tells what they are. None if it takes more turns than they can express.
+    They are defined in `_broadcast_index`. None if they cannot express the pattern.
     """
     if own_shape is None:
         return None
-    # From the last axis on, in turns: those that it is broadcast over, and its own.
+    # Sizes of groups of adjacent axes, last first: broadcast ones and others alternate.
     sizes = [1]
     for size, own_size in zip(reversed(shape), reversed(own_shape), strict=True):
         is_own = len(sizes) % 2 == 0
@@ -384,12 +384,12 @@ def _next_power_of_2(n: int) -> int:
 
 
 @functools.cache
-def _tensor_of(
+def _cached_beta_tensor(
     beta: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Returns betas as a tensor. They are copied to the GPU once.
+    """Returns betas as a tensor, which is copied to the GPU once.
 
-    And stay there, since a graph of CUDA's that was captured reads them from there.
+    The tensor is never freed, because a captured CUDA graph may keep reading it.
     """
     return torch.tensor(beta, dtype=dtype, device=device)
 
@@ -407,17 +407,18 @@ def _run(
     grad_output: torch.Tensor | None = None,
     gradient_of_one: torch.Tensor | None = None,
 ) -> tuple[Any, Any]:
-    """Returns the losses, or their sums over all but the first axes, and the gradient.
+    """Returns the losses or their sums, and the gradient.
 
-    Nothing is summed if `kept_axes` is None. `gradient_of_one` is the gradient for a
-    `grad_output` of 1; it is returned, and overwritten unless `grad_output` is 1.
+    The sums are over all axes except the first `kept_axes`; None means no sum.
+    `gradient_of_one` is the gradient for a `grad_output` of 1. It is the buffer of the
+    result if its layout fits, and only overwritten if `grad_output` is not 1.
     """
     is_float64 = y_pred.dtype is torch.float64
     dtype = torch.float64 if is_float64 else torch.float32
     betas: Any = None
     if isinstance(beta, tuple):
         shape = (1,) * (y_pred.dim() - 1) + (len(beta),)
-        beta, betas = 1.0, _tensor_of(beta, dtype, y_pred.device).view(shape)
+        beta, betas = 1.0, _cached_beta_tensor(beta, dtype, y_pred.device).view(shape)
     elif isinstance(beta, torch.Tensor):
         beta, betas = 1.0, beta
     plan = _plan(
@@ -438,7 +439,7 @@ def _run(
         if grad_output is not None and kept_axes is None:
             grad_output = grad_output.permute(order)
     if gradient_of_one is not None and not gradient_of_one.is_contiguous():
-        # y_pred was saved and came back in another layout.
+        # y_pred was restored from a saved tensor with a different layout.
         gradient_of_one = None
     y_pred, y_true = y_pred.contiguous(), y_true.contiguous()
     if weight is not None:
@@ -454,7 +455,7 @@ def _run(
             divisors = divisors.expand(plan.sums_shape).contiguous()
     grad_by_element = False
     if grad_output is not None:
-        # That of a sum or mean which follows is one number, broadcast.
+        # The incoming gradient from a sum or mean is a broadcast scalar.
         grad_by_element = kept_axes is None and any(grad_output.stride())
         if kept_axes or grad_by_element:
             grad_output = grad_output.contiguous()
@@ -494,9 +495,9 @@ def _launch(
     constants: tuple[Any, ...],
     device: torch.device,
 ) -> None:
-    """Launches the kernel that was compiled for such arguments before.
+    """Launches the kernel, reusing one that was compiled for similar arguments.
 
-    Triton by itself takes most of a small call to find it.
+    Triton's own lookup takes most of the time of a small call.
     """
     key = (
         *(None if x is None else (x.dtype, x.data_ptr() % 16 == 0) for x in tensors),
@@ -516,7 +517,7 @@ def _reordered(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     return x.permute([order.index(axis) for axis in range(len(order))])
 
 
-# --- What the backend calls, and its gradient
+# --- The functions for the backend, and their gradient
 
 
 def supports(
@@ -528,9 +529,9 @@ def supports(
     axes: Axes | None = None,
     divisor: int | torch.Tensor = 1,
 ) -> bool:
-    """Whether these are plain tensors on a GPU, and no gradient but y_pred's is needed.
+    """Whether these are plain GPU tensors, of which only y_pred may require a gradient.
 
-    axes must be the last ones.
+    `axes` must be the last axes.
     """
     return (
         internals.no_mode_is_active()
@@ -556,7 +557,7 @@ def supports(
 
 
 def upcasts(x: Any) -> bool:
-    """Whether x may be passed in float16 or bfloat16, to be computed in float32."""
+    """Whether the kernel can read x in float16 or bfloat16 and upcast it to float32."""
     return (
         isinstance(x, torch.Tensor)
         and x.dtype in HALF_DTYPES
@@ -567,7 +568,7 @@ def upcasts(x: Any) -> bool:
 
 @functools.lru_cache
 def _compiles_for(device: torch.device) -> bool:
-    """Whether Triton has a compiler for the GPU: those before Volta have none."""
+    """Whether Triton supports the GPU: Volta or newer."""
     return INTERPRETED or torch.cuda.get_device_capability(device) >= (7, 0)
 
 
@@ -606,7 +607,7 @@ def _weighted(y_pred: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor:
 
 
 class _Weighted(torch.autograd.Function):
-    # Two arguments only, since each costs a microsecond or two.
+    # Only two arguments, because each one costs a microsecond or two.
     @staticmethod
     def forward(
         ctx: Any, y_pred: torch.Tensor, arguments: tuple[Any, ...]
@@ -615,7 +616,8 @@ class _Weighted(torch.autograd.Function):
         ctx.numbers = beta, divisor
         tensors = (x if isinstance(x, torch.Tensor) else None for x in ctx.numbers)
         ctx.save_for_backward(y_pred, y_true, weight, *tensors)
-        # A sum of all is often the end of a step: its own gradient is 1 then.
+        # A sum over all elements is often the final loss, whose incoming gradient is 1.
+        # So its gradient is computed in the same launch.
         output, ctx.gradient = _run(
             y_pred.detach(),
             *arguments,
@@ -626,8 +628,9 @@ class _Weighted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
-        # Returned and not kept: autograd takes a buffer over without a copy if nothing
-        # else refers to it. A second pass computes the gradient again.
+        # The reference to the gradient is dropped, because autograd reuses a buffer
+        # without a copy only if nothing else refers to it. A second backward pass
+        # computes the gradient again.
         gradient, ctx.gradient = ctx.gradient, None
         y_pred, y_true, weight, *tensors = ctx.saved_tensors
         beta, divisor = (
@@ -655,5 +658,9 @@ class _Weighted(torch.autograd.Function):
 
 
 def _may_be_scaled(gradient: torch.Tensor) -> bool:
-    """Whether that is right and costs less than a launch that finds nothing to do."""
+    """Whether to scale the gradient in place, without a launch.
+
+    In a 16-bit dtype it would be rounded twice. For a large tensor, a launch that
+    returns at once, if grad_output is 1, is faster.
+    """
     return gradient.dtype.itemsize > 2 and gradient.numel() <= SMALL
