@@ -1,4 +1,4 @@
-"""The same tests run on each backend; KERAS_BACKEND chooses it."""
+"""The same tests run on every backend. KERAS_BACKEND selects it."""
 
 import os
 import pathlib
@@ -10,13 +10,13 @@ import keras
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Its import needs torch and Triton; test_triton.py asks for them.
+# It requires torch and Triton. test_triton.py imports it if both are installed.
 collect_ignore = ["helpers/machine_code.py"]
 
 settings.register_profile(
     "default",
     max_examples=60,
-    deadline=None,  # the first example of a shape is compiled
+    deadline=None,  # the first example of each shape compiles
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("fuzz", settings.get_profile("default"), max_examples=600)
@@ -36,7 +36,7 @@ def pytest_configure():
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # Two replicas need two devices, which must be asked for before any is used.
+        # Two replicas need two devices. They must be configured before any is used.
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
@@ -50,7 +50,7 @@ def examples():
 
 @pytest.fixture
 def example(examples, monkeypatch, tmp_path, capfd):
-    """Runs an example as a script that draws a figure; returns what it printed."""
+    """A function that runs an example, checks its figure and returns its output."""
     import matplotlib.pyplot as plt
 
     def run(name, *options):
@@ -58,9 +58,9 @@ def example(examples, monkeypatch, tmp_path, capfd):
         monkeypatch.setattr(sys, "argv", command)
         runpy.run_path(str(examples / f"{name}.py"), run_name="__main__")
         plt.close("all")
-        printed = capfd.readouterr().out
-        figure = re.search(r"Figure: (.+\.png)", printed.replace("\n", " "))
+        output = capfd.readouterr().out
+        figure = re.search(r"Figure: (.+\.png)", output.replace("\n", " "))
         assert pathlib.Path(figure[1]).stat().st_size > 10_000
-        return printed
+        return output
 
     return run

@@ -1,4 +1,4 @@
-"""Within 1.5 units in the last place of the exact result, however it is run."""
+"""Differences from exact results, in units in the last place, in each mode."""
 
 import keras
 import mpmath
@@ -13,7 +13,7 @@ BETAS = {
     "float32": [1.18e-38, 2e-38, 1e-37, 1e-20, 1e-6, 1 / 9, 1.0, 1.5, 1e4, 1e20, 8e37],
     "float64": [2.3e-308, 3e-308, 1e-300, 1e-100, 1e-20, 1 / 9, 1.0, 1e4, 1e100, 4e307],
 }
-# JAX has float64 only where it is told to, by JAX_ENABLE_X64.
+# JAX has float64 only if JAX_ENABLE_X64 is set.
 DTYPES = (
     ["float32", "float64"]
     if keras.ops.convert_to_tensor(np.zeros(1)).dtype in (np.float64, "float64")
@@ -56,66 +56,69 @@ RUN = pytest.mark.parametrize(
 
 
 @RUN
-@pytest.mark.parametrize("of", ["a number", "a scalar tensor", "a tensor"])
+@pytest.mark.parametrize("kind", ["number", "scalar tensor", "tensor"])
 @CASES
-def test_each_value_and_slope_is_within_1_5_ulp(dtype, beta, of, run):
+def test_each_value_and_slope_is_within_1_5_ulp(dtype, beta, kind, run):
     errors = exact.errors(beta, dtype)
     values, slopes = exact.value_and_slope(errors, beta)
-    if of != "a number":
+    if kind != "number":
         if beta < 2 * np.finfo(dtype).tiny:
-            pytest.skip("a tensor's smallest number is twice as large")
-        shape = errors.shape if of == "a tensor" else ()
+            pytest.skip("the smallest beta in a tensor is twice as large")
+        shape = errors.shape if kind == "tensor" else ()
         beta = keras.ops.convert_to_tensor(np.full(shape, beta, dtype))
     result, (_, slope) = value_and_gradients(
         run(lambda y_true, y_pred: smooth_l1_loss(y_true, y_pred, beta)),
         np.zeros_like(errors),
         errors,
     )
-    for found, expected in ((result, values), (slope, slopes)):
-        assert found.dtype == dtype
-        worst, lost = exact.worst_ulp(found, expected)
-        assert lost == 0
+    for actual, expected in ((result, values), (slope, slopes)):
+        assert actual.dtype == dtype
+        worst, non_finite = exact.worst_ulp(actual, expected)
+        assert non_finite == 0
         assert worst <= 1.5
     assert np.abs(slope).max() <= 1
 
 
 @CASES
-def test_the_mean_of_each_group_is_exact_to_the_rounding_of_a_sum_of_four(dtype, beta):
+def test_means_of_groups_of_four_are_within_4_ulp(dtype, beta):
     errors = np.sort(np.abs(exact.errors(beta, dtype)))
-    errors = errors[: len(errors) // 4 * 4].reshape(-1, 4) / 8  # their sum is in range
+    errors = errors[: len(errors) // 4 * 4].reshape(-1, 4) / 8  # no sum overflows
     values, _ = exact.value_and_slope(errors.reshape(-1), beta)
     means = [sum(values[i : i + 4]) / 4 for i in range(0, len(values), 4)]
     result = to_numpy(smooth_l1_loss(errors * 0, errors, beta, reduce_dims=-1))[:, 0]
     normal = [i for i in range(len(means)) if values[4 * i] > np.finfo(dtype).tiny]
-    worst, lost = exact.worst_ulp(result[normal], [means[i] for i in normal])
-    assert lost == 0
+    worst, non_finite = exact.worst_ulp(result[normal], [means[i] for i in normal])
+    assert non_finite == 0
     assert worst <= 4
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @CASES
-def test_mean_and_sum_and_their_gradients(dtype, beta, reduction):
+def test_mean_and_sum_and_their_gradients_are_within_4_ulp(dtype, beta, reduction):
     errors = exact.errors(beta, dtype)
-    errors = errors[np.abs(errors) < np.finfo(dtype).max / 1e4]  # their sum is in range
+    errors = errors[np.abs(errors) < np.finfo(dtype).max / 1e4]  # no sum overflows
     values, slopes = exact.value_and_slope(errors, beta)
     share = 1 / mpmath.mpf(len(errors)) if reduction == "mean" else mpmath.mpf(1)
     loss = SmoothL1Loss(beta, reduction, dtype=dtype)
     result, (_, gradient) = value_and_gradients(loss, np.zeros_like(errors), errors)
     with mpmath.workprec(200):
         total = mpmath.fsum(values) * share
-        shares = [slope * share for slope in slopes]
-    for found, expected, bound in ((result[None], [total], 4), (gradient, shares, 2.5)):
-        assert found.dtype == dtype
-        worst, lost = exact.worst_ulp(found, expected)
-        assert lost == 0
+        slopes = [slope * share for slope in slopes]
+    for actual, expected, bound in (
+        (result[None], [total], 4),
+        (gradient, slopes, 2.5),
+    ):
+        assert actual.dtype == dtype
+        worst, non_finite = exact.worst_ulp(actual, expected)
+        assert non_finite == 0
         assert worst <= bound
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @RUN
 @pytest.mark.parametrize("shape", [(2**24,), (2**24 + 7,), (2**24, 1), (4096, 4096)])
-def test_sums_of_2_to_the_24_numbers_are_right_to_2e_6(shape, run, reduction):
-    error = np.float32(0.6)  # a loss of about 0.1, whose sum drifts if it can
+def test_sums_of_2_to_the_24_elements_are_accurate_to_2e_6(shape, run, reduction):
+    error = np.float32(0.6)  # a naive sum of its loss, 0.18, loses digits
     y_pred = np.full(shape, error)
     loss = SmoothL1Loss(beta=1.0, reduction=reduction)
     expected = float(error) ** 2 / 2 * (y_pred.size if reduction == "sum" else 1)
@@ -137,7 +140,7 @@ def test_sums_of_2_to_the_24_numbers_are_right_to_2e_6(shape, run, reduction):
         ((16, 1024, 1024), (1, 2)),
     ],
 )
-def test_means_of_large_groups_are_right_to_2e_6(shape, reduce_dims, run):
+def test_means_of_large_groups_are_accurate_to_2e_6(shape, reduce_dims, run):
     y_pred = np.full(shape, np.float32(0.6))
     expected = float(np.float32(0.6)) ** 2 / 2
     result = run(
@@ -148,7 +151,7 @@ def test_means_of_large_groups_are_right_to_2e_6(shape, reduce_dims, run):
 
 @RUN
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_float32_rounded_once(dtype, run):
+def test_half_precision_equals_float32_rounded_once(dtype, run):
     y_pred = keras.ops.cast(np.linspace(-3, 3, 1000, dtype="float32"), dtype)
     y_true = keras.ops.zeros_like(y_pred)
     wide = smooth_l1_loss(y_true, keras.ops.cast(y_pred, "float32"), 1 / 9)

@@ -1,4 +1,4 @@
-"""What a backend overrides has the interface and the numbers of the reference."""
+"""The overrides of a backend have the interface and the results of the reference."""
 
 import inspect
 
@@ -17,7 +17,7 @@ WEIGHT[:, ::2] = 0
 MISSING = np.where(WEIGHT == 0, np.float32("nan"), Y_TRUE)
 
 
-def test_a_backend_overrides_what_the_interface_has_with_the_same_parameters():
+def test_overrides_have_the_signatures_of_the_interface():
     overridden = [name for name in vars(type(backend)) if not name.startswith("__")]
     assert overridden
     for name in overridden:
@@ -31,19 +31,19 @@ def test_a_backend_overrides_what_the_interface_has_with_the_same_parameters():
             assert kinds == [(x.name, x.kind, x.default) for x in reference]
 
 
-def test_a_backend_without_a_class_of_its_own_has_the_reference(monkeypatch):
+def test_other_backends_use_the_reference(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "openvino")
     assert type(backends._backend_of_keras()) is Backend
 
 
-def same(method, *arguments, **settings):
-    found, expected = (
+def compare(method, *arguments, **settings):
+    actual, expected = (
         to_numpy(getattr(x, method)(*arguments, **settings))
         for x in (backend, Backend())
     )
     assert np.isfinite(expected).all()
-    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)
-    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=1e-7)
+    assert actual.dtype == expected.dtype
 
 
 def tensor(x):
@@ -63,7 +63,7 @@ def inputs(beta, weight):
 
 @pairwise(beta=BETAS, weight=WEIGHTS)
 def test_weighted_losses(beta, weight):
-    same("weighted_losses", *inputs(beta, weight))
+    compare("weighted_losses", *inputs(beta, weight))
 
 
 @pairwise(
@@ -74,38 +74,38 @@ def test_weighted_losses(beta, weight):
 )
 def test_weighted_sums(beta, weight, axes, divisor):
     size = divisor if isinstance(divisor, int) else tensor(divisor.astype("float32"))
-    same("weighted_sum", *inputs(beta, weight), axes=axes, divisor=size)
+    compare("weighted_sum", *inputs(beta, weight), axes=axes, divisor=size)
 
 
 @pytest.mark.parametrize("axes", [None, (), (0,), (2,), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("shape", [(4, 6, 32), (4, 1, 1), (1, 1, 1), (0, 6, 32)])
 def test_sums_and_sizes(axes, shape):
     x = tensor(np.full(shape, 0.5, "float32"))
-    same("sum", x, axes)
+    compare("sum", x, axes)
     assert backend.size(x, axes) == Backend().size(x, axes)
 
 
 @pytest.mark.parametrize("y", [4, [4, 0.5, 2], [2, 0, 0]], ids=repr)
-def test_quotients(y):
+def test_quotients_without_nan(y):
     x = tensor(np.array([1, -2, 0], "float32"))
-    same("divide_no_nan", x, y if isinstance(y, int) else tensor(np.float32(y)))
+    compare("divide_no_nan", x, y if isinstance(y, int) else tensor(np.float32(y)))
 
 
-def test_where_or_zero_has_no_nan_from_elsewhere():
+def test_where_or_zero_drops_nan_and_infinity():
     missing = tensor(np.array([np.nan, np.inf, 3], "float32"))
-    same("where_or_zero", tensor(np.array([False, False, True])), missing)
+    compare("where_or_zero", tensor(np.array([False, False, True])), missing)
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 32), (4, 6, 32, 1)])
-def test_shapes_that_fit_those_of_y_pred(shape):
+def test_shapes_compatible_with_y_pred(shape):
     y_pred = tensor(Y_PRED)
-    same("reshape_like", tensor(Y_TRUE.reshape(shape)), y_pred)
-    same("ensure_same_shape", tensor(Y_TRUE), y_pred)
-    same("ensure_broadcastable", tensor(WEIGHT[:, :1]), y_pred, "sample_weight")
-    same("expand_rank_like", tensor(WEIGHT[:, 0, 0]), y_pred, "sample_weight")
+    compare("reshape_like", tensor(Y_TRUE.reshape(shape)), y_pred)
+    compare("ensure_same_shape", tensor(Y_TRUE), y_pred)
+    compare("ensure_broadcastable", tensor(WEIGHT[:, :1]), y_pred, "sample_weight")
+    compare("expand_rank_like", tensor(WEIGHT[:, 0, 0]), y_pred, "sample_weight")
 
 
-def test_the_reference_knows_no_ragged_tensors_and_says_so():
+def test_the_reference_rejects_ragged_tensors():
     reference = Backend()
     assert not reference.is_ragged(Y_PRED)
     for method, arguments in (

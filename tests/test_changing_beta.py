@@ -1,4 +1,4 @@
-"""A beta that changes while a model is trained, by the recipe of the docs."""
+"""Changing beta during training, as in the recipe of the documentation."""
 
 import keras
 import numpy as np
@@ -17,9 +17,9 @@ BATCH_SIZE, EPOCHS, RATE = 8, 5, 0.1
 STEPS = len(X) // BATCH_SIZE
 compilable = pytest.mark.skipif(
     BACKEND == "torch" and version.parse(keras.__version__) < version.parse("3.15"),
-    reason="torch.compile cannot trace what Keras before 3.15 does to any tensor",
+    reason="torch.compile cannot trace the tensor operations of Keras before 3.15",
 )
-# On torch, Keras compiles no step unless it is told to.
+# On torch, Keras does not compile the step by default.
 JIT_COMPILE = {"jax": [True], "tensorflow": [False, True], "torch": [False]}[BACKEND]
 
 
@@ -65,7 +65,7 @@ class EveryTwoBatches(keras.callbacks.Callback):
 
 
 def expected(betas):
-    """The kernel after gradient descent by NumPy."""
+    """The kernel after gradient descent in NumPy."""
     kernel, bias = np.ones((3, 2)), np.zeros(2)
     for step, beta in enumerate(betas):
         batch = slice(step % STEPS * BATCH_SIZE, (step % STEPS + 1) * BATCH_SIZE)
@@ -98,7 +98,7 @@ def fit(model, *callbacks, epochs=EPOCHS):
 
 @pytest.mark.parametrize("callback", [EachEpoch, EveryTwoBatches])
 @pytest.mark.parametrize("jit_compile", JIT_COMPILE)
-def test_each_step_takes_the_beta_of_its_time(jit_compile, callback):
+def test_each_step_uses_the_current_beta(jit_compile, callback):
     model = make_model(jit_compile)
     fit(model, callback())
     kernel = keras.ops.convert_to_numpy(model.dense.kernel)
@@ -107,7 +107,7 @@ def test_each_step_takes_the_beta_of_its_time(jit_compile, callback):
 
 @compilable
 @pytest.mark.parametrize("jit_compile", [True] if BACKEND == "torch" else JIT_COMPILE)
-def test_five_changes_of_beta_need_one_compilation(jit_compile):
+def test_training_with_five_betas_compiles_once(jit_compile):
     if BACKEND == "torch":
         import torch._dynamo
 
@@ -121,7 +121,7 @@ def test_five_changes_of_beta_need_one_compilation(jit_compile):
                 stats = torch._dynamo.utils.counters["stats"]
                 compiled.append(stats["unique_graphs"])
             else:
-                # Python runs while a step is traced, and only then.
+                # The Python code runs only while a step is traced.
                 compiled.append(model.calls)
 
     fit(model, EachEpoch(), Count())
@@ -130,7 +130,7 @@ def test_five_changes_of_beta_need_one_compilation(jit_compile):
 
 
 @compilable
-def test_a_beta_that_changes_is_compiled_once_by_the_compiler_of_the_backend():
+def test_the_compiler_of_the_backend_compiles_once_for_all_betas():
     betas = [keras.ops.convert_to_tensor(2.0**-k) for k in range(6)]
     y_true, y_pred = map(keras.ops.convert_to_tensor, (Y[:4], X[:4, :2]))
     calls = []
@@ -165,7 +165,7 @@ def test_a_beta_that_changes_is_compiled_once_by_the_compiler_of_the_backend():
     assert (len(calls) if count is None else count.frame_count) == 1
 
 
-def test_the_beta_is_saved_with_the_model(tmp_path):
+def test_beta_is_saved_with_the_model(tmp_path):
     model = make_model("auto")
     fit(model, EachEpoch(), epochs=2)
     model.save(tmp_path / "model.keras")
@@ -181,7 +181,7 @@ def test_the_beta_is_saved_with_the_model(tmp_path):
 
 
 @pytest.mark.parametrize("is_tracked", [False, True])
-def test_a_variable_that_jax_would_compile_in_is_an_error(is_tracked):
+def test_an_untracked_variable_raises_an_error_on_jax(is_tracked):
     beta = keras.Variable(0.5, trainable=False)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     if is_tracked:
@@ -194,7 +194,7 @@ def test_a_variable_that_jax_would_compile_in_is_an_error(is_tracked):
         model.fit(X, Y, verbose=0)
 
 
-def test_a_layer_may_add_the_loss_with_its_own_beta():
+def test_a_layer_can_add_the_loss_with_its_own_beta():
     class Reconstruction(keras.layers.Layer):
         def build(self, input_shape):
             self.beta = self.add_weight(shape=(), initializer="ones", trainable=False)

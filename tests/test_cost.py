@@ -1,7 +1,7 @@
-"""What a step costs, without a clock: sweeps over memory, and new memory.
+"""The cost of a step, without a clock: operations on whole tensors, and allocations.
 
-The clock would show the same, but not on every machine nor every day. Where a number
-here must grow, benchmarks/speed.py says what that costs.
+Timings would vary between machines and runs. If a bound here has to grow, measure the
+effect with benchmarks/speed.py.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ WEIGHT = np.ones(SHAPE[:1], "float32")
 
 
 def cases(**bounds):
-    """Bounds for each variant, on one backend."""
+    """Parametrizes a test over variants, each with its bound on one backend."""
     variants = {
         "plain": ({}, None),
         "weights": ({}, WEIGHT),
@@ -39,7 +39,7 @@ if BACKEND == "torch":
     from keras_smoothl1.backends.torch import aten, cpu, internals
 
     class Cost(TorchDispatchMode):
-        """Counts operations, those on whole tensors apart, and large new tensors."""
+        """Counts all operations, those on whole tensors, and large new tensors."""
 
         def __init__(self, given):
             super().__init__()
@@ -61,8 +61,8 @@ if BACKEND == "torch":
             return result
 
     @pytest.fixture
-    def with_mode(monkeypatch):
-        """The fast path stands back from any mode, even from one that only counts."""
+    def allow_modes(monkeypatch):
+        """Keeps the fast path, which any mode disables, even one that only counts."""
         monkeypatch.setattr(internals, "no_mode_is_active", lambda: True)
 
     @cases(
@@ -72,8 +72,8 @@ if BACKEND == "torch":
         elementwise=(2, 10),
         beta=(1, 15),
     )
-    def test_a_step_sweeps_once_and_allocates_what_it_returns(
-        monkeypatch, with_mode, settings, weight, bound
+    def test_a_step_makes_one_pass_and_allocates_only_its_results(
+        monkeypatch, allow_modes, settings, weight, bound
     ):
         allocated, operations = bound
         blocks = 8
@@ -89,7 +89,7 @@ if BACKEND == "torch":
         assert cost.operations <= 15 + operations * blocks
 
     @pytest.mark.parametrize("weight", [None, WEIGHT])
-    def test_a_small_step_has_no_views_or_blocks(with_mode, weight):
+    def test_a_small_step_uses_no_views_or_blocks(allow_modes, weight):
         y_true, y_pred = torch.tensor(Y_TRUE[0]), torch.tensor(Y_PRED[0])
         weight = None if weight is None else torch.ones(SHAPE[1])
         with Cost([y_pred.requires_grad_(), y_true]) as cost:
@@ -100,7 +100,7 @@ if BACKEND == "torch":
         ("true_needs_grad", "weight_shape", "bound"),
         [(False, None, 7), (True, None, 8), (False, SHAPE, 12), (True, SHAPE, 13)],
     )
-    def test_a_general_step_has_few_operations_on_whole_tensors(
+    def test_the_general_path_has_few_operations_on_whole_tensors(
         true_needs_grad, weight_shape, bound
     ):
         y_true, y_pred = torch.tensor(Y_TRUE), torch.tensor(Y_PRED).requires_grad_()
@@ -114,7 +114,7 @@ if BACKEND == "torch":
 if BACKEND == "jax":
     import jax
 
-    # The losses are written once, since XLA's sum reads them from memory.
+    # The one buffer is for the losses: XLA's sum reads them from memory.
     @cases(
         plain=(1, 4),
         weights=(1, 4),
@@ -154,7 +154,7 @@ if BACKEND == "jax":
 if BACKEND == "tensorflow":
     import tensorflow as tf
 
-    SWEEPS = {
+    COUNTED = {
         *("Sub", "Minimum", "Maximum", "RealDiv", "Mul", "MulNoNan", "AddV2", "Neg"),
         *("SelectV2", "NotEqual", "Abs", "Sign", "Cast", "Fill", "BroadcastTo", "Sum"),
     }
@@ -176,16 +176,16 @@ if BACKEND == "tensorflow":
         graph = step.get_concrete_function(
             tf.constant(Y_TRUE), tf.constant(Y_PRED), weight
         ).graph
-        needed, found = [x.op for x in graph.outputs], set()
-        while needed:  # what the outputs do not need is pruned
+        needed, visited = [x.op for x in graph.outputs], set()
+        while needed:  # other operations are pruned
             operation = needed.pop()
-            if operation not in found:
-                found.add(operation)
+            if operation not in visited:
+                visited.add(operation)
                 needed += [x.op for x in operation.inputs]
         whole = sorted(
             operation.type
-            for operation in found
-            if operation.type in SWEEPS and tuple(operation.outputs[0].shape) == SHAPE
+            for operation in visited
+            if operation.type in COUNTED and tuple(operation.outputs[0].shape) == SHAPE
         )
         assert 1 <= len(whole) <= bound, whole
 

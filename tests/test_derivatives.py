@@ -1,4 +1,4 @@
-"""Derivatives in each mode, first and second, whatever runs the function."""
+"""First and second derivatives in each mode, eager and transformed."""
 
 import keras
 import numpy as np
@@ -12,48 +12,48 @@ RNG = np.random.default_rng(8)
 SHAPE = (4, 3, 2)
 Y_TRUE, Y_PRED, DIRECTION = RNG.normal(size=(3, *SHAPE)).astype("float32")
 WEIGHT = np.array([0.0, 0.5, 1.0, 2.0], "float32")
-# On the threshold of a beta of 0.5, where the second derivative is 0, and at 0.
+# Errors at the threshold of beta = 0.5, where the second derivative is 0, and at 0.
 Y_PRED[1, 0, 0], Y_PRED[2, 0, 0], Y_PRED[3, 0, 0] = 0.5, -0.5, 0
 Y_TRUE[1:, 0, 0] = 0
 BROADCAST = WEIGHT[:, None, None]
 MODES = ["forward", "forward over reverse", "reverse over forward", "reverse twice"]
 
 
-def plainly(function):
+def eager(function):
     return function
 
 
 if BACKEND == "jax":
     import jax
 
-    WAYS = {"plainly": plainly, "jit": jax.jit}
+    RUNNERS = {"eager": eager, "jit": jax.jit}
 elif BACKEND == "torch":
     import torch
 
-    def by_vmap(function):
+    def with_vmap(function):
         return lambda x: torch.func.vmap(function)(x[None])[0]
 
-    WAYS = {"plainly": plainly, "vmap": by_vmap}
+    RUNNERS = {"eager": eager, "vmap": with_vmap}
 else:
     import tensorflow as tf
 
     def xla(function):
         return tf.function(function, jit_compile=True, autograph=False)
 
-    def graph_of_unknown_sizes(function):
+    def graph_with_unknown_sizes(function):
         signature = [tf.TensorSpec([None] * len(SHAPE))]
         return tf.function(function, signature, autograph=False)
 
-    WAYS = {
-        "plainly": plainly,
+    RUNNERS = {
+        "eager": eager,
         "graph": lambda function: tf.function(function, autograph=False),
-        "unknown sizes": graph_of_unknown_sizes,
+        "unknown sizes": graph_with_unknown_sizes,
         "xla": xla,
     }
 
 
 def expected(mode, beta, weight):
-    """By NumPy, of the sum of the weighted losses."""
+    """The derivative of the sum of the weighted losses, by NumPy."""
     error = (Y_PRED - Y_TRUE).astype("float64")
     _, slope = oracle.value_and_slope(error, np.array(beta))
     curvature = np.where(np.abs(error) < np.array(beta), 1 / np.array(beta), 0)
@@ -62,10 +62,10 @@ def expected(mode, beta, weight):
     return weight * curvature * DIRECTION
 
 
-def found(mode, way, inside, function, x):
-    """The derivative of function, run in a way as a whole or with function alone."""
-    run, x = WAYS[way], keras.ops.convert_to_tensor(x)
-    # Of the tangent of a tf.function TensorFlow has no gradient.
+def differentiate(mode, runner, inside, function, x):
+    """The derivative of function. The runner wraps it if inside, else only function."""
+    run, x = RUNNERS[runner], keras.ops.convert_to_tensor(x)
+    # TensorFlow cannot differentiate the tangent of a tf.function.
     if inside or (BACKEND == "tensorflow" and mode == "reverse over forward"):
         return run(derivative(mode, function, DIRECTION))(x)
     return derivative(mode, run(function), DIRECTION)(x)
@@ -73,18 +73,18 @@ def found(mode, way, inside, function, x):
 
 @pairwise(
     mode=MODES,
-    way=list(WAYS),
+    runner=list(RUNNERS),
     inside=[True, False],
     beta=[0.5, (0.25, 2.0)],
     weighted=[False, True],
     reduction=["sum", "mean", None],
 )
-def test_derivatives_by_y_pred(mode, way, inside, beta, weighted, reduction):
+def test_derivatives_wrt_y_pred(mode, runner, inside, beta, weighted, reduction):
     loss = SmoothL1Loss(beta, reduction)
     weight = WEIGHT if weighted else None
     y_true = np.where(BROADCAST == 0, np.nan, Y_TRUE) if weighted else Y_TRUE
-    result = found(
-        mode, way, inside, lambda x: keras.ops.sum(loss(y_true, x, weight)), Y_PRED
+    result = differentiate(
+        mode, runner, inside, lambda x: keras.ops.sum(loss(y_true, x, weight)), Y_PRED
     )
     count = Y_PRED.size if reduction == "mean" else 1
     np.testing.assert_allclose(
@@ -95,13 +95,15 @@ def test_derivatives_by_y_pred(mode, way, inside, beta, weighted, reduction):
     )
 
 
-@pairwise(mode=MODES, way=list(WAYS), inside=[True, False])
-def test_derivatives_by_a_weight_in_which_the_loss_is_linear(mode, way, inside):
+@pairwise(mode=MODES, runner=list(RUNNERS), inside=[True, False])
+def test_derivatives_wrt_a_weight(mode, runner, inside):
     weight = RNG.uniform(1, 2, size=SHAPE).astype("float32")
     loss = SmoothL1Loss(0.5, "sum")
-    result = found(mode, way, inside, lambda x: loss(Y_TRUE, Y_PRED, x), weight)
+    result = differentiate(
+        mode, runner, inside, lambda x: loss(Y_TRUE, Y_PRED, x), weight
+    )
     if mode == "forward":
         value, _ = oracle.value_and_slope(Y_PRED - Y_TRUE, 0.5)
         np.testing.assert_allclose(to_numpy(result), np.sum(value * DIRECTION), 1e-5)
-    else:  # None is TensorFlow's word for a zero.
+    else:  # TensorFlow returns None for zero.
         assert result is None or keras.ops.all(result == 0)

@@ -1,4 +1,4 @@
-"""JAX's own settings, symbolic sizes, and layers that add the loss."""
+"""JAX's configuration, symbolic shapes, and layers that add the loss."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from helpers.autodiff import BACKEND, to_numpy
 
 if BACKEND != "jax":
-    pytest.skip("JAX's alone", allow_module_level=True)
+    pytest.skip("for JAX only", allow_module_level=True)
 
 import jax
 import jax.numpy as jnp
@@ -23,21 +23,21 @@ def loss_and_gradient(loss, weight, y_pred=Y_PRED):
     return jax.value_and_grad(loss, argnums=1)(Y_TRUE, y_pred, *weight)
 
 
-def same(found, expected):
-    for a, b in zip(found, expected, strict=True):
+def assert_close(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-6, atol=1e-7)
 
 
 @WEIGHTS
 @pytest.mark.parametrize("disable_jit", [False, True])
 @pytest.mark.parametrize("debug", [jax.debug_nans, jax.debug_infs])
-def test_no_nan_or_infinity_is_made_of_clean_data(debug, disable_jit, weight):
+def test_clean_data_passes_the_nan_and_inf_checks(debug, disable_jit, weight):
     expected = loss_and_gradient(SmoothL1Loss(), weight)
     with debug(True), jax.disable_jit(disable_jit):
-        same(loss_and_gradient(SmoothL1Loss(), weight), expected)
+        assert_close(loss_and_gradient(SmoothL1Loss(), weight), expected)
 
 
-def test_a_nan_is_found_where_the_user_made_it():
+def test_debug_nans_reports_the_operation_that_made_the_nan():
     def step(x):
         return SmoothL1Loss()(Y_TRUE, jnp.log(x), WEIGHT)
 
@@ -68,10 +68,10 @@ def test_a_nan_is_found_where_the_user_made_it():
     ],
     ids=str,
 )
-def test_nothing_is_promoted(settings, setting, weight):
+def test_no_rank_or_dtype_is_promoted(settings, setting, weight):
     expected = loss_and_gradient(SmoothL1Loss(**settings), weight)
     with setting():
-        same(loss_and_gradient(SmoothL1Loss(**settings), weight), expected)
+        assert_close(loss_and_gradient(SmoothL1Loss(**settings), weight), expected)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_nothing_is_promoted(settings, setting, weight):
 )
 @pytest.mark.parametrize("shape", ["b", "b, 1", "b, 4", "b, h, 4"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_an_exported_loss_takes_any_sizes(settings, shape, weighted):
+def test_an_exported_loss_accepts_any_sizes(settings, shape, weighted):
     loss, scope = SmoothL1Loss(**settings), jax.export.SymbolicScope()
 
     def spec(shape):
@@ -94,19 +94,19 @@ def test_an_exported_loss_takes_any_sizes(settings, shape, weighted):
             RNG.normal(size=[sizes[n] for n in each.split(", ")]).astype("float32")
             for each in (shape, shape, "b")[: len(specs)]
         ]
-        same([exported.call(*arguments)], [loss(*arguments)])
+        assert_close([exported.call(*arguments)], [loss(*arguments)])
 
 
-class AddsTheLoss(keras.layers.Layer):
+class AddLoss(keras.layers.Layer):
     def call(self, y_true, y_pred, weight):
         self.add_loss(SmoothL1Loss()(y_true, y_pred, weight))
         return y_pred
 
 
-def test_a_layer_of_a_functional_model_may_add_the_loss():
+def test_a_layer_of_a_functional_model_can_add_the_loss():
     x, y_true, weight = (keras.Input(shape) for shape in ((8,), (2, 2), ()))
     y_pred = keras.layers.Reshape((2, 2))(keras.layers.Dense(4)(x))
-    model = keras.Model([x, y_true, weight], AddsTheLoss()(y_true, y_pred, weight))
+    model = keras.Model([x, y_true, weight], AddLoss()(y_true, y_pred, weight))
     model.compile("sgd")
     data = [RNG.normal(size=(20, *n)).astype("float32") for n in ((8,), (2, 2))]
     data.append(RNG.random(20).astype("float32"))

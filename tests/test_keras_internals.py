@@ -1,4 +1,4 @@
-"""Fails the day Keras moves or changes what keras_internals takes from inside it."""
+"""Fails when Keras moves or changes the internals that keras_internals uses."""
 
 import keras
 import numpy as np
@@ -9,23 +9,23 @@ from keras_smoothl1 import SmoothL1Loss
 from keras_smoothl1.keras_internals import get_keras_mask, scale_loss_for_distribution
 
 
-def test_a_masking_layer_leaves_a_mask_that_can_be_read():
+def test_the_mask_of_a_masking_layer_can_be_read():
     y = keras.layers.Masking()(np.array([[[1.0], [0.0]]], "float32"))
     np.testing.assert_array_equal(to_numpy(get_keras_mask(y)), [[True, False]])
 
 
-def test_a_tensor_without_mask_has_none():
+def test_the_mask_of_other_tensors_is_none():
     assert get_keras_mask(keras.ops.ones((2,))) is None
     assert get_keras_mask(np.ones(2)) is None
 
 
-def test_no_strategy_no_scale():
+def test_the_loss_is_not_scaled_without_a_strategy():
     assert to_numpy(scale_loss_for_distribution(keras.ops.ones(()))) == 1
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute needs TensorFlow")
 @pytest.mark.parametrize("reduction", ["mean", "sum", "mean_with_sample_weight", None])
-def test_under_tf_distribute_the_loss_is_scaled_as_keras_scales_its_own(reduction):
+def test_tf_distribute_scales_the_loss_like_those_of_keras(reduction):
     import tensorflow as tf
 
     y_pred = np.arange(6, dtype="float32").reshape(3, 2)

@@ -1,4 +1,4 @@
-"""Values, reductions, reduce_dims and shapes, by numbers worked out by hand."""
+"""Values, reductions, reduce_dims and shapes, mostly for hand-computed numbers."""
 
 import keras
 import ml_dtypes
@@ -9,7 +9,7 @@ from helpers.autodiff import to_numpy
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 
-# Errors 0.5 (quadratic), 0, 3 (linear), -1 (on the threshold of beta = 1).
+# Errors 0.5 (quadratic), 0, 3 (linear), -1 (at the threshold of beta = 1).
 Y_TRUE = np.array([[0.0, 1.0], [0.0, 0.0]], "float32")
 Y_PRED = np.array([[0.5, 1.0], [3.0, -1.0]], "float32")
 LOSSES = {
@@ -22,7 +22,7 @@ IMAGES_PRED = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype("float32
 
 
 @pytest.mark.parametrize("beta", LOSSES)
-def test_each_element_has_the_loss_of_the_formula(beta):
+def test_elementwise_losses_follow_the_formula(beta):
     loss = to_numpy(SmoothL1Loss(beta=beta, reduction=None)(Y_TRUE, Y_PRED))
     np.testing.assert_array_equal(loss, LOSSES[beta])
     np.testing.assert_array_equal(to_numpy(smooth_l1_loss(Y_TRUE, Y_PRED, beta)), loss)
@@ -45,23 +45,23 @@ def test_reduction(reduction, expected):
     np.testing.assert_array_equal(to_numpy(loss(Y_TRUE, Y_PRED)), expected)
 
 
-def test_auto_reads_back_as_sum_over_batch_size():
+def test_auto_is_stored_as_sum_over_batch_size():
     assert SmoothL1Loss(reduction="auto").reduction == "sum_over_batch_size"
 
 
-def test_the_loss_is_huber_over_beta():
+def test_the_loss_is_huber_divided_by_beta():
     huber = keras.losses.Huber(delta=0.25)(Y_TRUE, Y_PRED) / 0.25
     np.testing.assert_allclose(
         to_numpy(SmoothL1Loss(beta=0.25)(Y_TRUE, Y_PRED)), to_numpy(huber), rtol=1e-6
     )
 
 
-def test_small_beta_is_the_absolute_error():
+def test_a_small_beta_gives_the_absolute_error():
     loss = SmoothL1Loss(beta=1e-30, reduction=None)(Y_TRUE, Y_PRED)
     np.testing.assert_array_equal(to_numpy(loss), abs(Y_PRED - Y_TRUE))
 
 
-def test_large_beta_goes_to_zero():
+def test_a_large_beta_gives_the_squared_error_divided_by_two_beta():
     loss = SmoothL1Loss(beta=1e30, reduction=None)(Y_TRUE, Y_PRED)
     np.testing.assert_allclose(
         to_numpy(loss), (Y_PRED - Y_TRUE) ** 2 / 2e30, rtol=1e-6, atol=0
@@ -82,7 +82,7 @@ def test_zero_infinite_and_nan_errors(error, loss, beta):
 @pytest.mark.parametrize(
     "reduce_dims", [None, (), 0, -1, [1], (1, 2, 3), (3, 1), (-1, 0), (0, 1, 2, 3)]
 )
-def test_reduce_dims_is_the_mean_over_these_dimensions(reduce_dims, keepdims):
+def test_reduce_dims_averages_over_the_dimensions(reduce_dims, keepdims):
     elementwise = to_numpy(smooth_l1_loss(IMAGES_TRUE, IMAGES_PRED, 0.5))
     axes = () if reduce_dims is None else tuple(np.atleast_1d(reduce_dims).astype(int))
     expected = elementwise.mean(axes, keepdims=keepdims)
@@ -135,7 +135,7 @@ def test_a_trailing_dimension_of_1_may_be_missing(true_shape, pred_shape):
     ],
 )
 @pytest.mark.parametrize("loss", [SmoothL1Loss(), smooth_l1_loss])
-def test_other_shapes_are_an_error_that_names_both(loss, true_shape, pred_shape):
+def test_incompatible_shapes_raise_an_error_with_both(loss, true_shape, pred_shape):
     with pytest.raises(ValueError, match="y_true and y_pred") as error:
         loss(np.zeros(true_shape, "float32"), np.zeros(pred_shape, "float32"))
     assert f"y_true of shape {true_shape}" in str(error.value)
@@ -167,9 +167,7 @@ def test_beta_may_be_any_real_number(beta):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_the_loss_has_the_dtype_asked_for_and_the_function_that_of_y_pred(
-    dtype,
-):
+def test_the_class_returns_its_dtype_and_the_function_that_of_y_pred(dtype):
     y_pred = keras.ops.convert_to_tensor(Y_PRED, dtype=dtype)
     loss = SmoothL1Loss(dtype=dtype)(Y_TRUE, Y_PRED)
     assert keras.backend.standardize_dtype(loss.dtype) == dtype
@@ -193,10 +191,10 @@ def test_float16_is_rounded_once_at_the_end():
 @pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight", "sum"])
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
 def test_an_empty_batch_has_loss_zero(shape, reduction):
-    nothing = np.zeros(shape, "float32")
-    assert to_numpy(SmoothL1Loss(reduction=reduction)(nothing, nothing)) == 0
+    empty = np.zeros(shape, "float32")
+    assert to_numpy(SmoothL1Loss(reduction=reduction)(empty, empty)) == 0
     loss = SmoothL1Loss(reduction=reduction, reduce_dims=-1)
-    assert to_numpy(loss(nothing, nothing)) == 0
+    assert to_numpy(loss(empty, empty)) == 0
 
 
 def test_beta_may_be_a_variable():
@@ -207,7 +205,7 @@ def test_beta_may_be_a_variable():
     )
 
 
-def test_a_subclass_may_set_its_own_defaults():
+def test_a_subclass_can_set_its_own_defaults():
     class BoxLoss(SmoothL1Loss):
         def __init__(self, **settings):
             super().__init__(beta=1 / 9, **settings)
@@ -215,13 +213,13 @@ def test_a_subclass_may_set_its_own_defaults():
     assert float(BoxLoss()([0.0], [1.0])) == float(SmoothL1Loss(1 / 9)([0.0], [1.0]))
 
 
-def test_call_gives_the_losses_before_the_reduction():
+def test_call_returns_the_losses_before_the_reduction():
     loss = SmoothL1Loss(reduce_dims=-1).call(Y_TRUE, Y_PRED)
     np.testing.assert_array_equal(to_numpy(loss), [[0.0625], [1.5]])
 
 
-class TestSeed:
-    """Burn's SmoothL1Loss, from which the package grew: its three methods and notes."""
+class TestBurn:
+    """The methods of Burn's SmoothL1Loss, on which the package is based."""
 
     def test_the_default_config_has_beta_1(self):
         assert SmoothL1Loss().beta == 1.0

@@ -1,4 +1,4 @@
-"""SmoothL1Error: the mean over all elements seen."""
+"""SmoothL1Error: the mean over all elements of all batches."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(4)
 Y_TRUE, Y_PRED = RNG.normal(size=(2, 6, 5)).astype("float32")
 
 
-def test_batches_add_up_to_the_mean_over_all_elements():
+def test_the_result_is_the_mean_over_all_batches():
     metric = SmoothL1Error(beta=0.5)
     for batch in (slice(0, 1), slice(1, 6)):
         metric.update_state(Y_TRUE[batch], Y_PRED[batch])
@@ -20,7 +20,7 @@ def test_batches_add_up_to_the_mean_over_all_elements():
     np.testing.assert_allclose(to_numpy(metric.result()), expected, rtol=1e-6)
 
 
-def test_beta_may_be_so_small_that_its_half_is_no_normal_number():
+def test_half_of_beta_may_be_subnormal():
     metric = SmoothL1Error(beta=1.5e-38)
     metric.update_state(Y_TRUE, Y_PRED)
     expected = np.mean(np.abs(Y_PRED - Y_TRUE))
@@ -28,7 +28,7 @@ def test_beta_may_be_so_small_that_its_half_is_no_normal_number():
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (6, 5), (6, 1), (1, 5)])
-def test_with_weights_it_is_the_weighted_mean(shape):
+def test_the_result_with_weights_is_the_weighted_mean(shape):
     weight = RNG.integers(0, 3, shape).astype("float32") + (shape == ())
     metric = SmoothL1Error(beta=0.5)
     expected, _ = oracle.loss_and_gradient(
@@ -51,7 +51,7 @@ def test_masked_elements_do_not_count():
     np.testing.assert_allclose(to_numpy(value), expected, rtol=1e-6)
 
 
-def test_before_any_update_and_after_a_reset_it_is_zero():
+def test_the_result_is_zero_before_updates_and_after_a_reset():
     metric = SmoothL1Error()
     assert to_numpy(metric.result()) == 0
     assert to_numpy(metric(Y_TRUE, Y_PRED)) > 0
@@ -59,7 +59,7 @@ def test_before_any_update_and_after_a_reset_it_is_zero():
     assert to_numpy(metric.result()) == 0
 
 
-def test_missing_targets_of_weight_zero_do_not_count():
+def test_missing_targets_with_weight_zero_do_not_count():
     metric = SmoothL1Error()
     y_true = Y_TRUE.copy()
     y_true[2] = np.nan
@@ -71,7 +71,7 @@ def test_missing_targets_of_weight_zero_do_not_count():
     np.testing.assert_allclose(to_numpy(value), expected, rtol=1e-6)
 
 
-def test_float16_counts_beyond_what_float16_can_count():
+def test_a_float16_metric_counts_beyond_the_range_of_float16():
     metric = SmoothL1Error(dtype="float16")
     for _ in range(2):
         metric.update_state(np.zeros(100_000), np.full(100_000, 3.0))

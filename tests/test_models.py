@@ -1,4 +1,4 @@
-"""Models that train with the loss."""
+"""Training of Keras models with the loss."""
 
 import keras
 import numpy as np
@@ -15,10 +15,10 @@ EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile
 RUN = pytest.mark.parametrize("run", [EAGER, GRAPH, JIT], ids=["eager", "graph", "jit"])
 
 
-def improves(history, times=0.9):
+def improves(history, factor=0.9):
     losses = history.history["loss"]
     assert np.isfinite(losses).all()
-    return losses[-1] < times * losses[0]
+    return losses[-1] < factor * losses[0]
 
 
 BETAS = (0.1, 1.0, 10.0)
@@ -44,7 +44,7 @@ def test_one_output(run, beta):
 
 
 @pytest.mark.parametrize("name", ["my loss", "_loss", "a/b", "perte_é", None])
-def test_any_name(name):
+def test_any_name_of_the_loss(name):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile("sgd", SmoothL1Loss(name=name), jit_compile=False)
     assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
@@ -71,14 +71,14 @@ def test_several_outputs(run):
 
 
 @RUN
-def test_the_only_output_may_be_one_number_and_its_target_lack_the_dimension(run):
+def test_the_target_of_a_scalar_output_may_lack_the_last_dimension(run):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1), SmoothL1Loss(), **run)
     assert improves(model.fit(X, Y[:, 0], epochs=5, verbose=0))
 
 
 @RUN
-def test_the_function_as_a_loss(run):
+def test_the_function_is_usable_as_a_loss(run):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile(keras.optimizers.SGD(0.1), smooth_l1_loss, **run)
     assert improves(model.fit(X, Y, batch_size=8, epochs=10, verbose=0))
@@ -89,7 +89,7 @@ def test_the_function_as_a_loss(run):
     [(EAGER, "embedding"), (GRAPH, "embedding"), (GRAPH, "masking"), (JIT, "masking")],
 )
 def test_masked_steps_do_not_train(run, layer):
-    """Targets of masked steps are NaN: one that counted would show."""
+    """The targets of masked steps are NaN: the loss would be NaN if one counted."""
     if layer == "embedding":
         first = keras.layers.Embedding(10, 4, mask_zero=True)
         x = RNG.integers(1, 10, size=(16, 5), dtype="int32")
@@ -100,12 +100,12 @@ def test_masked_steps_do_not_train(run, layer):
     x[:8, 3:] = 0
     y[:8, 3:] = np.nan
     recurrent = keras.layers.LSTM(8, return_sequences=True)
-    # A nightly build of Keras 3.16 drops masks in recurrent layers without it.
+    # Otherwise a nightly build of Keras 3.16 drops the mask in recurrent layers.
     recurrent.supports_masking = True
     model = keras.Sequential([first, recurrent, keras.layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.5), SmoothL1Loss(), **run)
-    # Few epochs: eagerly, JAX compiles the layer again at each step.
-    assert improves(model.fit(x, y, epochs=2, verbose=0), times=1.0)
+    # Few epochs: in eager mode, JAX compiles the layer again at each step.
+    assert improves(model.fit(x, y, epochs=2, verbose=0), factor=1.0)
     y_pred = model.predict(x, verbose=0)
     counts = ~np.isnan(y)
     expected = SmoothL1Loss()(y[counts], y_pred[counts])

@@ -1,4 +1,4 @@
-"""Random cases against the oracle, and random configs, most of them hostile."""
+"""Random cases, compared with the oracle, and random configs, mostly invalid."""
 
 import json
 
@@ -36,8 +36,10 @@ def cases(draw):
         "y_true": draw(hnp.arrays("float32", shape, elements=ERRORS)),
         "y_pred": draw(hnp.arrays("float32", shape, elements=ERRORS)),
         "beta": beta,
-        "sample_weight": draw(st.none() | partial(draw, shape, st.integers(0, 3))),
-        "mask": draw(st.none() | partial(draw, shape, st.integers(0, 1))),
+        "sample_weight": draw(
+            st.none() | broadcastable(draw, shape, st.integers(0, 3))
+        ),
+        "mask": draw(st.none() | broadcastable(draw, shape, st.integers(0, 1))),
         "reduction": draw(
             st.sampled_from([None, "sum", "mean", "mean_with_sample_weight"])
         ),
@@ -46,15 +48,15 @@ def cases(draw):
     }
 
 
-def partial(draw, shape, elements):
-    """Arrays that line up with shape from the left, some sizes of them 1."""
+def broadcastable(draw, shape, elements):
+    """Arrays that broadcast to shape from the left; some of their sizes are 1."""
     rank = draw(st.integers(0, len(shape)))
-    own = tuple(draw(st.sampled_from([1, size])) for size in shape[:rank])
-    return hnp.arrays("float32", own, elements=elements.map(float))
+    partial_shape = tuple(draw(st.sampled_from([1, size])) for size in shape[:rank])
+    return hnp.arrays("float32", partial_shape, elements=elements.map(float))
 
 
 @given(case=cases(), hidden=st.sampled_from([0.0, np.nan, np.inf]))
-def test_value_and_gradient_are_those_of_the_oracle(case, hidden):
+def test_value_and_gradient_match_the_oracle(case, hidden):
     oracle_case = dict(case)
     if case["reduce_dims"] is None:
         oracle_case["reduce_dims"] = ()
@@ -68,12 +70,12 @@ def test_value_and_gradient_are_those_of_the_oracle(case, hidden):
     y_true[~counts] = hidden
 
     loss = SmoothL1Loss(**case)
-    value, (by_pred,) = value_and_gradients(
+    value, (grad_pred,) = value_and_gradients(
         lambda x: loss(y_true, x if mask is None else masked(x, mask), weight), y_pred
     )
     assert value.shape == np.shape(expected)
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-30)
-    np.testing.assert_allclose(by_pred, gradient, rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(grad_pred, gradient, rtol=1e-5, atol=1e-30)
     keras.utils.clear_session(free_memory=False)
 
 
@@ -121,24 +123,24 @@ SETTINGS = {
     extra=st.sampled_from([{}, {}, {}, {"delta": 1.0}, {"": None}]),
     cls=st.sampled_from([SmoothL1Loss, SmoothL1Error]),
 )
-def test_a_config_makes_an_object_that_works_or_an_error_that_names_the_argument(
+def test_a_config_gives_a_working_object_or_an_error_that_names_the_argument(
     config, extra, cls
 ):
     if cls is SmoothL1Error:
         config = {
             key: config[key] for key in config if key in ("beta", "name", "dtype")
         }
-    made, error = None, None
+    created, error = None, None
     try:
-        made = cls.from_config({**config, **extra})
-    except (TypeError, ValueError) as refused:
-        error = str(refused)
-    event("accepted" if made else "refused")
-    if not made:
+        created = cls.from_config({**config, **extra})
+    except (TypeError, ValueError) as exception:
+        error = str(exception)
+    event("accepted" if created else "rejected")
+    if not created:
         assert any(name in error for name in (*SETTINGS, *extra))
         return
     assert not extra
-    plain = json.loads(json.dumps(made.get_config(), allow_nan=False))
+    plain = json.loads(json.dumps(created.get_config(), allow_nan=False))
     assert cls.from_config(plain).get_config() == plain
     axes = np.atleast_1d(plain.get("reduce_dims") or []).tolist()
     if max(map(abs, axes), default=0) > 3:
@@ -146,4 +148,4 @@ def test_a_config_makes_an_object_that_works_or_an_error_that_names_the_argument
     beta = plain["beta"]
     shape = (2, 1, 1, 1, 1, 1, len(beta) if isinstance(beta, list) else 2)
     y_pred = np.ones(shape, "float32")
-    assert np.isfinite(to_numpy(made(y_pred * 0, y_pred))).all()
+    assert np.isfinite(to_numpy(created(y_pred * 0, y_pred))).all()

@@ -1,4 +1,4 @@
-"""What users rely on changes only together with CHANGELOG.md, and so do releases."""
+"""The public API and the releases agree with CHANGELOG.md."""
 
 import inspect
 import pathlib
@@ -23,10 +23,10 @@ def signature(name):
     return f"{name}{inspect.Signature(plain)}"
 
 
-def told():
-    """Names with their signatures, as the newest entry that has them tells.
+def documented():
+    """The signatures in the changelog: for each name, that of the newest entry.
 
-    In a section of what was removed, a name stands without a signature.
+    A section of removed names lists them without signatures.
     """
     newest = {}
     for heading, text in re.findall(
@@ -39,13 +39,13 @@ def told():
     return {text for name, text in newest.items() if text != name}
 
 
-def test_names_and_defaults_are_those_of_the_changelog():
-    here = {signature(name) for name in NAMES}
-    assert here == told(), (
-        "CHANGELOG.md tells of other names or defaults. Under [Unreleased], below "
+def test_names_and_defaults_match_the_changelog():
+    actual = {signature(name) for name in NAMES}
+    assert actual == documented(), (
+        "CHANGELOG.md lists other names or defaults. Under [Unreleased], below "
         "'### Added' or '### Changed', it needs lines that begin with "
-        + " and ".join(f"- `{text}`" for text in sorted(here - told()))
-        + "; a name that went, below '### Removed', only itself."
+        + " and ".join(f"- `{text}`" for text in sorted(actual - documented()))
+        + "; below '### Removed', it needs the names that are gone."
     )
 
 
@@ -68,7 +68,7 @@ def notes():
 
 
 def changelog(unreleased="", version=keras_smoothl1.__version__):
-    """One with changes that were not released yet, and a section for the version."""
+    """A changelog with unreleased changes, and a section for the version."""
     return f"# Changelog\n\n## [Unreleased]\n{unreleased}\n{section(version)}"
 
 
@@ -76,16 +76,16 @@ def section(version):
     return f"## [{version}] - 2026-01-31\n\n### Added\n\n- All of {version}.\n"
 
 
-def test_a_release_has_its_section_for_notes(notes):
-    found = notes(TAG, changelog() + section("0.0.1"))
-    assert found == f"### Added\n\n- All of {keras_smoothl1.__version__}."
+def test_the_notes_of_a_release_are_its_section(notes):
+    text = notes(TAG, changelog() + section("0.0.1"))
+    assert text == f"### Added\n\n- All of {keras_smoothl1.__version__}."
 
 
-def test_the_changelog_tells_of_the_version(notes):
-    without_news = re.sub(
+def test_the_changelog_has_a_section_for_the_version(notes):
+    without_unreleased = re.sub(
         r"(## \[Unreleased\]\n).*?(?=^## )", r"\1", CHANGELOG, flags=re.M | re.S
     )
-    assert "###" in notes(TAG, without_news)
+    assert "###" in notes(TAG, without_unreleased)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_the_changelog_tells_of_the_version(notes):
         (TAG, changelog(version="9.9"), f"no section '## [{TAG[1:]}] - year"),
     ],
 )
-def test_a_release_is_refused_that_does_not_fit(notes, tag, text, reason):
+def test_an_inconsistent_release_is_rejected(notes, tag, text, reason):
     with pytest.raises(SystemExit, match=re.escape(reason)):
         notes(tag, text)
 
 
-def test_the_citation_is_of_the_newest_release():
+def test_the_citation_matches_the_newest_release():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     version, date = re.search(r"^## \[(\d.*)\] - (.*)$", CHANGELOG, re.M).groups()
     assert f"\nversion: {version}\n" in citation

@@ -1,4 +1,4 @@
-"""What is saved comes back the same."""
+"""Saving and loading preserve settings, state and results."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def through_json(x):
     return type(x).from_config(config)
 
 
-def by_module(x):
+def through_keras_module(x):
     module = keras.losses if isinstance(x, SmoothL1Loss) else keras.metrics
     return module.deserialize(json.loads(json.dumps(module.serialize(x))))
 
@@ -46,7 +46,7 @@ def by_module(x):
 ROUND_TRIPS = {
     "from_config": lambda x: type(x).from_config(x.get_config()),
     "json": through_json,
-    "keras.losses or keras.metrics": by_module,
+    "keras.losses or keras.metrics": through_keras_module,
     "keras.saving": lambda x: keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(x)
     ),
@@ -70,7 +70,7 @@ def test_round_trip(cls, settings, round_trip):
     )
 
 
-def test_the_config_of_the_loss_holds_every_setting():
+def test_the_config_of_the_loss_contains_every_setting():
     assert SmoothL1Loss(
         (0.1, 2), "sum", (0, -1), False, "n", "float16"
     ).get_config() == {
@@ -84,7 +84,7 @@ def test_the_config_of_the_loss_holds_every_setting():
 
 
 @pytest.mark.parametrize("copier", ["pickle", "cloudpickle", "copy", "deepcopy"])
-def test_a_copied_metric_keeps_what_it_has_seen(copier):
+def test_a_copied_metric_keeps_its_state(copier):
     metric = SmoothL1Error(0.5)
     metric.update_state(Y_TRUE, Y_PRED)
     restored = ROUND_TRIPS[copier](metric)
@@ -112,7 +112,7 @@ def test_repr_shows_the_settings():
 @pytest.mark.parametrize(
     "loss", [SmoothL1Loss((0.1, 0.2, 0.3), reduce_dims=-1), smooth_l1_loss]
 )
-def test_a_compiled_model_comes_back_with_its_loss(loss, tmp_path):
+def test_a_compiled_model_is_restored_with_its_loss(loss, tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     model.compile("sgd", loss, metrics=[SmoothL1Error(0.5), smooth_l1_loss])
     x = RNG.normal(size=(4, 2)).astype("float32")

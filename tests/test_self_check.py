@@ -1,4 +1,4 @@
-"""`python -m keras_smoothl1` says what is installed, and whether it is exact."""
+"""`python -m keras_smoothl1` reports what is installed, and whether it is accurate."""
 
 import csv
 import importlib.machinery
@@ -21,16 +21,16 @@ from keras_smoothl1 import __main__ as command
 from keras_smoothl1 import self_check
 
 PACKAGE = pathlib.Path(keras_smoothl1.__file__).parent
-# Run, dtype: what is checked on each backend.
+# The number of checks on each backend: execution modes times dtypes.
 CHECKS = {"jax": 2 * 2, "tensorflow": 3 * 2, "torch": 1 * 2}
 INSTALLED = [name for name in CHECKS if importlib.util.find_spec(name)]
 
 
 @pytest.fixture
-def check_here(monkeypatch):
-    """Runs the command as if no other backend were installed, from a folder.
+def run_command(monkeypatch):
+    """A function that runs the command as if no other backend were installed.
 
-    It checks the package in that folder. Returns exit status and output.
+    It checks the package in a folder, and returns the exit status and the output.
     """
 
     def run(folder, encoding="utf-8"):
@@ -47,30 +47,30 @@ def check_here(monkeypatch):
 
 
 @pytest.fixture
-def copy(tmp_path):
-    """The package in a folder of its own, to be spoiled."""
+def copy_folder(tmp_path):
+    """A folder with a copy of the package that a test can break."""
     shutil.copytree(PACKAGE, tmp_path / "keras_smoothl1")
     return tmp_path
 
 
-def computed_in(dtype):
-    """A step as self_check has them, which finds a loss of 1.5 and a slope of 1."""
+def step_in(dtype):
+    """A step for self_check that computes a loss of 1.5 and a slope of 1."""
     results = keras.ops.full((1,), 1.5, dtype), keras.ops.ones((1,), dtype)
     return lambda loss, error: results
 
 
-def table(printed):
-    """The rows of the table, by backend, without the header and the rule below it."""
+def table(output):
+    """The rows of the table by backend, without the header and the line below it."""
     rows = [
         [cell.strip() for cell in line.strip("| ").split("|")]
-        for line in printed.splitlines()
+        for line in output.splitlines()
         if line.startswith("|")
     ]
     assert rows[0] == list(command.HEADERS)
     return {name: [row for row in rows[2:] if row[0] == name] for name in CHECKS}
 
 
-def test_each_installed_backend_is_exact_and_the_exit_status_is_0():
+def test_installed_backends_pass_and_the_exit_status_is_0():
     process = subprocess.run(
         [sys.executable, "-m", "keras_smoothl1"],
         cwd=PACKAGE.parent,
@@ -78,9 +78,9 @@ def test_each_installed_backend_is_exact_and_the_exit_status_is_0():
         stderr=subprocess.STDOUT,
         encoding="utf-8",
     )
-    printed = process.stdout
-    assert process.returncode == 0, printed
-    rows = table(printed)
+    output = process.stdout
+    assert process.returncode == 0, output
+    rows = table(output)
     for backend, number in CHECKS.items():
         assert len(rows[backend]) == (number if backend in INSTALLED else 0)
     for _, version, device, _, _, value, slope, result in rows[BACKEND]:
@@ -88,83 +88,89 @@ def test_each_installed_backend_is_exact_and_the_exit_status_is_0():
         assert device
         assert 0.4 < float(slope) <= 0.5 < float(value) <= 1.5
         assert result == "ok"
-    assert printed.endswith(f"Here `import keras` takes {BACKEND}.\n")
+    assert output.endswith(f"`import keras` selects the backend {BACKEND}.\n")
     for version in (keras.__version__, np.__version__, keras_smoothl1.__version__):
-        assert f" {version}" in printed
+        assert f" {version}" in output
     for name in set(CHECKS) - set(INSTALLED):
-        assert name in printed.split("Not installed: ")[1]
+        assert name in output.split("Not installed: ")[1]
 
 
-def test_keras_need_not_be_importable_with_the_backend_it_looks_for(
-    check_here, monkeypatch
+def test_an_unimportable_keras_is_reported_and_the_exit_status_is_0(
+    run_command, monkeypatch
 ):
     monkeypatch.setenv("KERAS_BACKEND", "nowhere")
-    status, printed = check_here(PACKAGE.parent)
-    assert status == 0, printed
-    assert "But here `import keras` fails, with KERAS_BACKEND nowhere: " in printed
-    assert printed.endswith("Set KERAS_BACKEND to a backend that is ok.\n")
+    status, output = run_command(PACKAGE.parent)
+    assert status == 0, output
+    assert "`import keras` fails here, with KERAS_BACKEND=nowhere: " in output
+    assert output.endswith("Set KERAS_BACKEND to a backend that is installed.\n")
 
 
-def test_a_difference_is_reported_and_the_exit_status_is_1(check_here, copy):
-    file = copy / "keras_smoothl1" / "exact_results.csv"
+def test_a_difference_is_reported_and_the_exit_status_is_1(run_command, copy_folder):
+    file = copy_folder / "keras_smoothl1" / "exact_results.csv"
     right, wrong = "float32,1.0,-2.5,2.0,-1.0", "float32,1.0,-2.5,2.0000005,-1.0"
     text = file.read_text()
     assert right in text
     file.write_text(text.replace(right, wrong))
-    status, printed = check_here(copy)
+    status, output = run_command(copy_folder)
     assert status == 1
-    assert "error -2.5, beta 1.0: value 2.0, not 2.0000005" in printed
-    results = {(row[4], row[-1]) for row in table(printed)[BACKEND]}
+    assert "beta 1.0: the value is 2.0, expected 2.0000005" in output
+    results = {(row[4], row[-1]) for row in table(output)[BACKEND]}
     assert results == {("float32", "differs"), ("float64", "ok")}
 
 
-def test_a_backend_that_fails_is_reported_and_the_exit_status_is_1(check_here, copy):
+def test_a_failing_backend_is_reported_and_the_exit_status_is_1(
+    run_command, copy_folder
+):
     broken = "raise RuntimeError('a broken [backend] \N{BLACK STAR}')"
-    (copy / f"{BACKEND}.py").write_text(broken, encoding="utf-8")
-    status, printed = check_here(copy, encoding="cp1252")
+    (copy_folder / f"{BACKEND}.py").write_text(broken, encoding="utf-8")
+    status, output = run_command(copy_folder, encoding="cp1252")
     assert status == 1
-    assert table(printed)[BACKEND] == [[BACKEND, *[""] * 6, "failed"]]
-    assert f"{BACKEND}: RuntimeError: a broken [backend] \\u2605" in printed
+    assert table(output)[BACKEND] == [[BACKEND, *[""] * 6, "failed"]]
+    assert f"{BACKEND}: RuntimeError: a broken [backend] \\u2605" in output
 
 
 def test_without_a_backend_the_exit_status_is_1(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["keras_smoothl1"])
     empty_folder = importlib.machinery.ModuleSpec("jax", None, is_package=True)
-    found = {"jax": empty_folder}
-    monkeypatch.setattr(importlib.util, "find_spec", found.get)
+    specs = {"jax": empty_folder}
+    monkeypatch.setattr(importlib.util, "find_spec", specs.get)
     assert command.main() == 1
-    printed = capsys.readouterr().out
-    assert "|" not in printed
-    assert "Not installed: jax, tensorflow, torch." in printed
-    assert "no backend to check" in printed
+    output = capsys.readouterr().out
+    assert "|" not in output
+    assert "Not installed: jax, tensorflow, torch." in output
+    assert "No backend is installed" in output
 
 
-def test_a_module_of_the_users_that_imports_the_package_gets_its_names(copy):
-    (copy / "mine").mkdir()
-    (copy / "mine/__init__.py").write_text("from keras_smoothl1 import SmoothL1Loss")
-    (copy / "mine/__main__.py").write_text("import mine; print(mine.SmoothL1Loss())")
+def test_another_module_run_by_python_m_can_import_from_the_package(copy_folder):
+    (copy_folder / "mine").mkdir()
+    (copy_folder / "mine/__init__.py").write_text(
+        "from keras_smoothl1 import SmoothL1Loss"
+    )
+    (copy_folder / "mine/__main__.py").write_text(
+        "import mine; print(mine.SmoothL1Loss())"
+    )
     command = [sys.executable, "-m", "mine", "--package", "keras_smoothl1"]
-    printed = subprocess.check_output(command, cwd=copy, encoding="utf-8")
-    assert printed.startswith("SmoothL1Loss(beta=1.0")
+    output = subprocess.check_output(command, cwd=copy_folder, encoding="utf-8")
+    assert output.startswith("SmoothL1Loss(beta=1.0")
 
 
-def test_a_result_in_another_dtype_differs_however_close_it_is():
+def test_an_equal_result_in_another_dtype_differs():
     row = {"dtype": "float32", "beta": "1.0", "error": "2.0"}
     row |= {"value": "1.5", "slope": "1.0"}
-    assert not self_check.compare("eager", computed_in("float32"), "float32", [row])[
+    assert not self_check.compare("eager", step_in("float32"), "float32", [row])[
         "differences"
     ]
-    found = self_check.compare("eager", computed_in("float16"), "float32", [row])
-    assert [x["of"] for x in found["differences"]] == ["value", "slope"]
+    result = self_check.compare("eager", step_in("float16"), "float32", [row])
+    assert [x["of"] for x in result["differences"]] == ["value", "slope"]
 
 
-def test_without_stored_results_nothing_is_exact():
+def test_missing_stored_results_raise_an_error():
     with pytest.raises(ValueError, match="no results in float32"):
         self_check.check([])
 
 
 def equal_to_24_digits(stored, exact):
-    # How the 25th is rounded depends on the version of mpmath.
+    # The rounding of the 25th digit depends on the version of mpmath.
     if stored == exact:
         return True
     difference = abs(Fraction(stored) - Fraction(exact))
@@ -172,8 +178,8 @@ def equal_to_24_digits(stored, exact):
 
 
 def test_the_stored_results_are_exact():
-    made = csv.DictReader(store_exact.table().splitlines())
-    for stored, exact in zip(self_check.exact_results(), made, strict=True):
+    computed = csv.DictReader(store_exact.table().splitlines())
+    for stored, exact in zip(self_check.exact_results(), computed, strict=True):
         assert stored.keys() == exact.keys()
         for name in stored:
             assert equal_to_24_digits(stored[name], exact[name])
@@ -193,14 +199,14 @@ def test_the_stored_results_are_exact():
         (np.inf, "inf", 0),
     ],
 )
-def test_a_distance_is_in_units_in_the_last_place(result, exact, distance):
-    found = self_check.distance(np.float32(result), exact)
-    assert found == pytest.approx(distance, rel=1e-6)
+def test_distances_are_in_units_in_the_last_place(result, exact, distance):
+    actual = self_check.distance(np.float32(result), exact)
+    assert actual == pytest.approx(distance, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("device", "dtypes"),
     [("cpu", ["float32", "float64"]), ("mps:0", ["float32"])],
 )
-def test_the_dtypes_checked_are_those_that_the_device_has(device, dtypes):
+def test_the_checked_dtypes_are_those_of_the_device(device, dtypes):
     assert self_check.dtypes_of(device) == dtypes

@@ -1,4 +1,4 @@
-"""Sparse tensors are made dense; of ragged ones that line up all values count."""
+"""Sparse tensors are converted to dense; all values of ragged tensors count."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ else:
         return x.flat_values
 
 
-# torch says so of both layouts itself.
+# torch's own warnings about the two layouts.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Sparse CSR tensor support is in beta",
     "ignore:The PyTorch API of nested tensors is in prototype stage",
@@ -53,7 +53,7 @@ has_ragged_tensors = pytest.mark.skipif(BACKEND == "jax", reason="JAX has none")
 
 
 @pytest.mark.parametrize("kind", SPARSE)
-def test_sparse_tensors_are_made_dense(kind):
+def test_sparse_tensors_are_converted_to_dense(kind):
     make = SPARSE[kind]
     loss, expected = SmoothL1Loss(), to_numpy(SmoothL1Loss()(DENSE, Y_PRED))
     assert to_numpy(loss(make(DENSE), Y_PRED)) == expected > 0
@@ -91,7 +91,7 @@ def test_the_metric_of_ragged_tensors_is_the_weighted_mean_of_all_values():
 
 
 @has_ragged_tensors
-def test_losses_of_ragged_tensors_without_a_reduction_are_ragged():
+def test_unreduced_losses_of_ragged_tensors_are_ragged():
     y_true, y_pred = ragged(VALUES, LENGTHS), ragged(PRED_VALUES, LENGTHS)
     for loss in (smooth_l1_loss, SmoothL1Loss(reduction=None)):
         losses = loss(y_true, y_pred)
@@ -100,14 +100,14 @@ def test_losses_of_ragged_tensors_without_a_reduction_are_ragged():
 
 
 @has_ragged_tensors
-def test_rows_may_have_several_outputs_each_with_its_beta():
+def test_ragged_rows_may_have_one_beta_per_output():
     values = np.stack([PRED_VALUES, PRED_VALUES], -1)
     loss = SmoothL1Loss([1.0, 2.0], reduction="sum")
-    found = loss(ragged(0 * values, LENGTHS), ragged(values, LENGTHS))
+    actual = loss(ragged(0 * values, LENGTHS), ragged(values, LENGTHS))
     expected = np.sum(PRED_VALUES - 0.5) + np.sum(
         np.where(PRED_VALUES < 2, PRED_VALUES**2 / 4, PRED_VALUES - 1)
     )
-    np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(actual), expected, rtol=1e-6)
     with pytest.raises(ValueError, match="one number for each entry of y_pred's last"):
         SmoothL1Loss([1.0, 2.0, 3.0])(
             ragged(VALUES, LENGTHS), ragged(PRED_VALUES, LENGTHS)
@@ -126,7 +126,7 @@ def test_rows_may_have_several_outputs_each_with_its_beta():
         ({"sample_weight": VALUES[:2]}, "sample_weight must be"),
     ],
 )
-def test_what_does_not_line_up_with_ragged_tensors_is_an_error(change, name):
+def test_inputs_that_do_not_match_ragged_tensors_raise_an_error(change, name):
     arguments = {
         "y_true": ragged(VALUES, LENGTHS),
         "y_pred": ragged(PRED_VALUES, LENGTHS),
@@ -140,8 +140,8 @@ def test_what_does_not_line_up_with_ragged_tensors_is_an_error(change, name):
 
 
 @has_ragged_tensors
-def test_reduce_dims_of_ragged_tensors_is_an_error():
-    with pytest.raises(TypeError, match="reduce_dims needs y_pred to be dense"):
+def test_reduce_dims_with_ragged_tensors_raises_an_error():
+    with pytest.raises(TypeError, match="reduce_dims must be None for a ragged y_pred"):
         SmoothL1Loss(reduce_dims=1)(
             ragged(VALUES, LENGTHS), ragged(PRED_VALUES, LENGTHS)
         )
@@ -160,7 +160,7 @@ if BACKEND == "torch":
 if BACKEND == "tensorflow":
 
     @pytest.mark.parametrize("jit_compile", [False, True])
-    def test_ragged_tensors_in_graphs_are_compared_when_they_run(jit_compile):
+    def test_row_lengths_in_graphs_are_compared_at_run_time(jit_compile):
         spec = tf.RaggedTensorSpec([None, None], tf.float32)
         run = tf.function(
             lambda y_true, y_pred: SmoothL1Loss()(y_true, y_pred),
@@ -169,15 +169,15 @@ if BACKEND == "tensorflow":
             autograph=False,
         )
         y_pred = ragged(PRED_VALUES, LENGTHS)
-        found = to_numpy(run(ragged(VALUES, LENGTHS), y_pred))
-        assert found == pytest.approx(sum(LOSSES) / 3)
-        if jit_compile:  # XLA cannot stop at what it finds in the data
+        actual = to_numpy(run(ragged(VALUES, LENGTHS), y_pred))
+        assert actual == pytest.approx(sum(LOSSES) / 3)
+        if jit_compile:  # XLA cannot raise an error that depends on data
             assert np.isnan(to_numpy(run(ragged(VALUES, [1, 1, 1]), y_pred)))
         else:
             with pytest.raises(tf.errors.InvalidArgumentError, match="rows as long"):
                 run(ragged(VALUES, [1, 1, 1]), y_pred)
 
-    def test_a_model_is_trained_on_sparse_targets():
+    def test_a_model_trains_on_sparse_targets():
         model = keras.Sequential([keras.layers.Dense(2)])
         model.compile("sgd", SmoothL1Loss())
         history = model.fit(Y_PRED, tf.sparse.from_dense(DENSE), epochs=5, verbose=0)

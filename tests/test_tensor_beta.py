@@ -1,7 +1,7 @@
-"""A beta that is a tensor: for each sample, each output or each element, and learned.
+"""A tensor as beta: per sample, per output or per element, and trainable.
 
-It is aligned with y_pred from the left, as weights are. The ways of running are those
-of each backend; tests/test_torch_tensors.py has torch's tensors that are not plain.
+It is aligned with y_pred from the left, like weights. Each backend has its execution
+modes; tests/test_torch_tensors.py covers torch's special kinds of tensors.
 """
 
 import keras
@@ -18,7 +18,7 @@ from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 RNG = np.random.default_rng(12)
 SHAPE = (4, 3, 2)
 Y_TRUE, Y_PRED = RNG.normal(size=(2, *SHAPE)).astype("float32")
-TARGETS = keras.ops.convert_to_tensor(Y_TRUE)  # torch.compile takes no arrays of NumPy
+TARGETS = keras.ops.convert_to_tensor(Y_TRUE)  # torch.compile accepts no NumPy arrays
 SHAPES = [(), (1,), (4,), (4, 1, 1), (1, 1, 2), (1, 3), (4, 3), (4, 1, 2), SHAPE]
 WEIGHT = np.array([0.0, 0.5, 1.0, 2.0], "float32")
 MASK = RNG.integers(0, 2, SHAPE[:2]).astype(bool)
@@ -30,16 +30,16 @@ def betas(shape, dtype="float32"):
 
 
 def expected(beta, y_true=Y_TRUE):
-    """The losses, and the gradients of their sum by y_pred and by beta."""
+    """The losses, and the gradients of their sum with respect to y_pred and beta."""
     error = Y_PRED - y_true
     losses, slopes = oracle.value_and_slope(error, oracle.broadcast(beta, SHAPE))
     aligned = beta.shape + (1,) * (len(SHAPE) - beta.ndim)
     axes = tuple(axis for axis, size in enumerate(aligned) if size == 1)
-    by_beta = np.sum(-(slopes**2) / 2, axis=axes, keepdims=True)
-    return losses, slopes, by_beta.reshape(beta.shape)
+    grad_beta = np.sum(-(slopes**2) / 2, axis=axes, keepdims=True)
+    return losses, slopes, grad_beta.reshape(beta.shape)
 
 
-def same(results, expected):
+def assert_close(results, expected):
     for result, numbers in zip(results, expected, strict=True):
         np.testing.assert_allclose(result, numbers, rtol=2e-6, atol=1e-8)
 
@@ -56,29 +56,29 @@ def value_and_gradients_of(function):
 if BACKEND == "jax":
     import jax
 
-    def by_jit(function):
+    def with_jit(function):
         def run(y_pred, beta):
             slopes = jax.grad(lambda *x: function(*x).sum(), argnums=(0, 1))
             return function(y_pred, beta), *slopes(y_pred, beta)
 
         return jax.jit(run)
 
-    def by_vmap_of_grad(function):
-        """Over a new axis in front."""
-        run = jax.vmap(by_jit(function))
+    def vmap_of_grad(function):
+        """Over a new leading axis."""
+        run = jax.vmap(with_jit(function))
         return lambda *x: [result[0] for result in run(*(each[None] for each in x))]
 
-    WAYS = {"plainly": value_and_gradients_of, "jit": by_jit, "vmap": by_vmap_of_grad}
+    RUNNERS = {"eager": value_and_gradients_of, "jit": with_jit, "vmap": vmap_of_grad}
 elif BACKEND == "torch":
     import torch
 
-    def by_compile(function):
+    def with_compile(function):
         torch._dynamo.reset()
         return value_and_gradients_of(
             torch.compile(function, fullgraph=True, backend="aot_eager")
         )
 
-    def by_torch_func(function):
+    def with_torch_func(function):
         def run(*x):
             x = tuple(map(torch.as_tensor, x))
             slopes = torch.func.grad(lambda *x: function(*x).sum(), argnums=(0, 1))
@@ -86,8 +86,8 @@ elif BACKEND == "torch":
 
         return run
 
-    def by_vmap_of_grad(function):
-        run = torch.func.vmap(by_torch_func(function))
+    def vmap_of_grad(function):
+        run = torch.func.vmap(with_torch_func(function))
 
         def unbatched(*x):
             results = run(*(torch.as_tensor(each)[None] for each in x))
@@ -95,19 +95,19 @@ elif BACKEND == "torch":
 
         return unbatched
 
-    WAYS = {
-        "plainly": value_and_gradients_of,
-        "func": by_torch_func,
-        "vmap": by_vmap_of_grad,
+    RUNNERS = {
+        "eager": value_and_gradients_of,
+        "func": with_torch_func,
+        "vmap": vmap_of_grad,
     }
-    # torch.compile cannot trace what Keras before 3.15 does to any tensor.
+    # torch.compile cannot trace the tensor operations of Keras before 3.15.
     if version.parse(keras.__version__) >= version.parse("3.15"):
-        WAYS["compile"] = by_compile
+        RUNNERS["compile"] = with_compile
 else:
     import tensorflow as tf
 
     def graph(sizes, *, jit_compile=False):
-        """Of sizes that are known, or of which only the rank is, or not even that."""
+        """With known sizes, with only a known rank, or with an unknown rank."""
 
         def compiled(function):
             def run(y_pred, beta):
@@ -131,7 +131,7 @@ else:
     def unranked(shape):
         return None
 
-    WAYS = {"plainly": value_and_gradients_of} | {
+    RUNNERS = {"eager": value_and_gradients_of} | {
         f"{sizes.__name__}, jit_compile={jit}": graph(sizes, jit_compile=jit)
         for sizes in (known, unknown, unranked)
         for jit in (False, True)
@@ -139,15 +139,15 @@ else:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("way", WAYS)
-def test_values_and_gradients_in_each_way_of_running(way, shape):
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_values_and_gradients_in_each_execution_mode(runner, shape):
     beta = betas(shape)
-    run = WAYS[way](lambda y_pred, beta: smooth_l1_loss(TARGETS, y_pred, beta))
-    same(map(to_numpy, run(Y_PRED, beta)), expected(beta))
+    run = RUNNERS[runner](lambda y_pred, beta: smooth_l1_loss(TARGETS, y_pred, beta))
+    assert_close(map(to_numpy, run(Y_PRED, beta)), expected(beta))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_float64_stays_float64(dtype):
+def test_the_dtype_is_preserved(dtype):
     beta = betas((4,), dtype)
     losses = smooth_l1_loss(
         Y_TRUE.astype(dtype), Y_PRED.astype(dtype), keras.ops.convert_to_tensor(beta)
@@ -162,7 +162,7 @@ def test_float64_stays_float64(dtype):
 @pytest.mark.parametrize(
     "mode", ["forward", "forward over reverse", "reverse over forward", "reverse twice"]
 )
-def test_derivatives_by_beta_in_each_mode(mode, shape):
+def test_derivatives_wrt_beta_in_each_mode(mode, shape):
     beta = betas(shape)
     direction = RNG.normal(size=shape).astype("float32")
 
@@ -171,11 +171,11 @@ def test_derivatives_by_beta_in_each_mode(mode, shape):
 
     run = derivative(mode, function, direction)
     result = to_numpy(run(keras.ops.convert_to_tensor(beta)))
-    _, _, by_beta = expected(beta)
+    _, _, grad_beta = expected(beta)
     if mode == "forward":
-        np.testing.assert_allclose(result, np.sum(by_beta * direction), 2e-5)
+        np.testing.assert_allclose(result, np.sum(grad_beta * direction), 2e-5)
         return
-    # The slope by beta is -(error / beta)**2 / 2 below beta, and constant above.
+    # The gradient is -(error / beta)**2 / 2 for errors below beta, and constant above.
     near = np.where(np.abs(Y_PRED - Y_TRUE) < oracle.broadcast(beta, SHAPE), 1.0, 0)
     aligned = beta.reshape(beta.shape + (1,) * (3 - beta.ndim)).astype("float64")
     axes = tuple(axis for axis, size in enumerate(aligned.shape) if size == 1)
@@ -183,7 +183,7 @@ def test_derivatives_by_beta_in_each_mode(mode, shape):
     np.testing.assert_allclose(result, second.reshape(shape) * direction, 2e-5)
 
 
-def test_mixed_derivatives_by_y_pred_and_beta():
+def test_mixed_derivatives_wrt_y_pred_and_beta():
     beta = betas((4,))
 
     def slope_along_ones(beta):
@@ -208,7 +208,7 @@ def test_mixed_derivatives_by_y_pred_and_beta():
     reduce_dims=[None, -1, (1, 2)],
     keepdims=[True, False],
 )
-def test_the_function_takes_weights_and_masks_by_the_rule_of_the_class(
+def test_weights_and_masks_of_the_function_match_the_oracle(
     beta, weight, mask, reduce_dims, keepdims
 ):
     beta = betas(beta)
@@ -220,7 +220,7 @@ def test_the_function_takes_weights_and_masks_by_the_rule_of_the_class(
     y_true = np.where(hidden, np.float32("nan"), Y_TRUE)
     arguments = {"sample_weight": weight, "mask": mask}
     settings = {"reduce_dims": reduce_dims, "keepdims": keepdims}
-    value, (gradient, by_beta) = value_and_gradients(
+    value, (gradient, grad_beta) = value_and_gradients(
         lambda y_pred, beta: smooth_l1_loss(
             y_true, y_pred, beta, **settings, **arguments
         ),
@@ -236,11 +236,11 @@ def test_the_function_takes_weights_and_masks_by_the_rule_of_the_class(
         reduce_dims=() if reduce_dims is None else reduce_dims,
         keepdims=keepdims,
     )
-    same([value, gradient], [exact, exact_gradient])
-    assert np.isfinite(by_beta).all()
+    assert_close([value, gradient], [exact, exact_gradient])
+    assert np.isfinite(grad_beta).all()
 
 
-def test_weights_and_masks_are_those_of_the_class():
+def test_weights_and_masks_of_the_function_match_the_class():
     y_pred = keras.ops.convert_to_tensor(Y_PRED)
     by_function = smooth_l1_loss(Y_TRUE, y_pred, sample_weight=WEIGHT, mask=MASK)
     set_keras_mask(y_pred, keras.ops.convert_to_tensor(MASK))
@@ -249,7 +249,7 @@ def test_weights_and_masks_are_those_of_the_class():
 
 
 @pytest.mark.parametrize("shape", [(3,), (2,), (4, 2), (1, 2), (4, 3, 2, 2), (5, 1, 1)])
-def test_a_beta_that_does_not_fit_is_an_error_that_says_how_it_is_aligned(shape):
+def test_an_incompatible_beta_raises_an_error_about_alignment(shape):
     with pytest.raises(ValueError, match="beta must be.*from the left") as error:
         smooth_l1_loss(Y_TRUE, Y_PRED, keras.ops.ones(shape))
     assert f"beta of shape {shape}" in str(error.value)
@@ -258,12 +258,12 @@ def test_a_beta_that_does_not_fit_is_an_error_that_says_how_it_is_aligned(shape)
 
 @pytest.mark.skipif(
     BACKEND == "torch" and keras.ops.zeros(()).is_cuda,
-    reason="what is on a GPU is not looked at",
+    reason="values on a GPU are not checked",
 )
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-38])
 @pytest.mark.parametrize("shape", [(), (4,)])
 @pytest.mark.parametrize("make", [keras.ops.convert_to_tensor, keras.Variable])
-def test_a_known_beta_out_of_range_is_an_error(shape, value, make):
+def test_a_beta_out_of_range_raises_an_error(shape, value, make):
     beta = np.ones(shape, "float32")
     beta[(0,) * len(shape)] = value
     with pytest.raises(ValueError, match="beta must be positive"):
@@ -271,19 +271,23 @@ def test_a_known_beta_out_of_range_is_an_error(shape, value, make):
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-38])
-@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("plainly", "func")])
-def test_an_unknown_beta_out_of_range_makes_the_loss_nan(way, value):
+@pytest.mark.parametrize(
+    "runner", [name for name in RUNNERS if name not in ("eager", "func")]
+)
+def test_a_beta_out_of_range_known_only_at_run_time_gives_nan(runner, value):
     beta = np.array([1.0, value, 1.0, 1.0], "float32")
-    run = WAYS[way](lambda y_pred, beta: smooth_l1_loss(TARGETS, y_pred, beta))
-    losses, slopes, by_beta = map(to_numpy, run(Y_PRED, beta))
+    run = RUNNERS[runner](lambda y_pred, beta: smooth_l1_loss(TARGETS, y_pred, beta))
+    losses, slopes, grad_beta = map(to_numpy, run(Y_PRED, beta))
     good, exact = [0, 2, 3], expected(np.ones(4, "float32"))
     assert np.isnan(losses[1]).all()
     assert np.isnan(slopes[1]).all()
-    assert np.isnan(by_beta[1])
-    same([losses[good], slopes[good], by_beta[good]], [x[good] for x in exact])
+    assert np.isnan(grad_beta[1])
+    assert_close(
+        [losses[good], slopes[good], grad_beta[good]], [x[good] for x in exact]
+    )
 
 
-def test_an_empty_batch_has_no_losses_whatever_its_beta():
+def test_an_empty_batch_has_no_losses_for_any_shape_of_beta():
     y = np.zeros((0, 3), "float32")
     for shape in [(0,), (0, 1), (0, 3), (1, 3), ()]:
         losses = smooth_l1_loss(y, y, keras.ops.ones(shape))
@@ -305,7 +309,7 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX has no ragged tensors")
-def test_each_row_of_ragged_predictions_may_have_its_beta():
+def test_ragged_predictions_may_have_one_beta_per_row():
     rows = [Y_PRED[0, :, 0], Y_PRED[1, :2, 0]]
     beta = keras.ops.convert_to_tensor(np.array([0.3, 1.2], "float32"))
     if BACKEND == "torch":
@@ -324,7 +328,7 @@ def test_each_row_of_ragged_predictions_may_have_its_beta():
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX has no ragged tensors")
-def test_a_ragged_beta_is_an_error_that_says_what_to_do():
+def test_a_ragged_beta_raises_an_error_with_a_hint():
     if BACKEND == "torch":
         y = torch.nested.nested_tensor(
             [torch.ones(2), torch.ones(3)], layout=torch.jagged
@@ -336,7 +340,7 @@ def test_a_ragged_beta_is_an_error_that_says_what_to_do():
 
 
 @pytest.mark.parametrize("mask", ["False", {"a": [True] * 4}, np.array([1j] * 4)])
-def test_a_mask_of_another_type_is_an_error(mask):
+def test_a_mask_of_an_invalid_type_raises_an_error(mask):
     with pytest.raises((TypeError, ValueError), match="mask"):
         smooth_l1_loss(Y_TRUE, Y_PRED, mask=mask)
 
@@ -345,7 +349,7 @@ if BACKEND == "torch":
 
     @pytest.mark.filterwarnings("ignore:.torch.jit.trace(_method)?. is")
     @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-    def test_a_beta_of_jit_trace_is_not_known():
+    def test_the_beta_of_jit_trace_is_known_only_at_run_time():
         traced = torch.jit.trace(
             lambda y_pred, beta: smooth_l1_loss(torch.zeros(3), y_pred, beta),
             (torch.ones(3), torch.ones(())),
@@ -357,7 +361,7 @@ if BACKEND == "tensorflow":
 
     @pytest.mark.parametrize("pred_spec", [(None, 2), None])
     @pytest.mark.parametrize("beta_spec", [(1, 2), (None, 2), None])
-    def test_the_derivative_by_beta_sums_many_terms_right(pred_spec, beta_spec):
+    def test_the_derivative_wrt_beta_sums_many_terms_accurately(pred_spec, beta_spec):
         y_pred, beta = tf.fill((2**21, 2), 0.1), tf.ones((1, 2))
 
         @tf.function(
@@ -376,12 +380,14 @@ if BACKEND == "tensorflow":
 
 if BACKEND == "jax":
 
-    def test_a_variable_that_jit_would_compile_in_is_an_error():
+    def test_a_variable_captured_by_jit_raises_an_error():
         variable = keras.Variable(0.5)
         run = jax.jit(lambda y_pred: smooth_l1_loss(Y_TRUE, y_pred, variable))
         with pytest.raises(ValueError, match="beta must not be a variable"):
             run(Y_PRED)
         by_argument = jax.jit(lambda *x: smooth_l1_loss(Y_TRUE, *x))
-        same([by_argument(Y_PRED, variable.value)], expected(np.float32(0.5))[:1])
+        assert_close(
+            [by_argument(Y_PRED, variable.value)], expected(np.float32(0.5))[:1]
+        )
         slopes = jax.grad(lambda x: smooth_l1_loss(Y_TRUE, x, variable).sum())(Y_PRED)
-        same([slopes], expected(np.float32(0.5))[1:2])
+        assert_close([slopes], expected(np.float32(0.5))[1:2])

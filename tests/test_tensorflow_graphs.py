@@ -1,4 +1,4 @@
-"""Sizes that TensorFlow knows only when the step runs, and steps that are converted."""
+"""Sizes that are known only at run time, and conversion to TensorFlow Lite."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from helpers.autodiff import BACKEND, to_numpy
 
 if BACKEND != "tensorflow":
-    pytest.skip("TensorFlow's alone", allow_module_level=True)
+    pytest.skip("for TensorFlow only", allow_module_level=True)
 
 import tensorflow as tf
 
@@ -16,7 +16,7 @@ RNG = np.random.default_rng(9)
 JIT_COMPILE = pytest.mark.parametrize("jit_compile", [False, True])
 UNKNOWN_SIZES = tf.TensorSpec([None, None])
 UNKNOWN_RANK = tf.TensorSpec(None)
-REFUSED = tf.errors.InvalidArgumentError
+InvalidArgument = tf.errors.InvalidArgumentError
 
 
 def normal(*shape):
@@ -43,7 +43,7 @@ def graph(function, specs, jit_compile):
     ],
 )
 @pytest.mark.parametrize("known_rank", [True, False])
-def test_targets_of_another_shape_are_an_error_of_the_step(
+def test_incompatible_targets_raise_an_error_at_run_time(
     true_shape, pred_shape, reduction, jit_compile, known_rank
 ):
     specs = [
@@ -51,16 +51,16 @@ def test_targets_of_another_shape_are_an_error_of_the_step(
         for shape in (true_shape, pred_shape)
     ]
     run = graph(SmoothL1Loss(reduction=reduction), specs, jit_compile)
-    # The message of the assertion, or the name of the operation that XLA refuses.
+    # The message of the assertion, or the name of the operation that XLA rejects.
     message = "y.true.and.y.pred.must.have.the.same.shape|squeeze"
-    with pytest.raises((REFUSED, ValueError), match=message):
+    with pytest.raises((InvalidArgument, ValueError), match=message):
         run(normal(*true_shape), normal(*pred_shape))
 
 
 @JIT_COMPILE
 @pytest.mark.parametrize("known_rank", [True, False])
 @pytest.mark.parametrize("weight_shape", [(4,), (6, 3), (6, 4, 2), (4, 6), (3, 1)])
-def test_weights_of_another_shape_are_an_error_of_the_step(
+def test_incompatible_weights_raise_an_error_at_run_time(
     weight_shape, known_rank, jit_compile
 ):
     weight_spec = tf.TensorSpec([None] * len(weight_shape) if known_rank else None)
@@ -68,53 +68,55 @@ def test_weights_of_another_shape_are_an_error_of_the_step(
         SmoothL1Loss(), [UNKNOWN_SIZES, UNKNOWN_SIZES, weight_spec], jit_compile
     )
     message = "sample.weight.must.be.broadcastable|squeeze"
-    with pytest.raises((REFUSED, ValueError), match=message):
+    with pytest.raises((InvalidArgument, ValueError), match=message):
         run(normal(6, 4), normal(6, 4), normal(*weight_shape))
 
 
 @JIT_COMPILE
 @pytest.mark.parametrize("weight_shape", [(), (6,), (6, 1), (1, 4), (6, 4), (6, 4, 1)])
-def test_weights_of_unknown_rank_that_fit_are_broadcast(weight_shape, jit_compile):
+def test_weights_of_unknown_rank_are_broadcast(weight_shape, jit_compile):
     y_true, y_pred, weight = normal(6, 4), normal(6, 4), normal(*weight_shape)
     expected = to_numpy(SmoothL1Loss()(y_true, y_pred, weight))
     run = graph(SmoothL1Loss(), [UNKNOWN_RANK] * 3, jit_compile)
-    found = to_numpy(run(y_true, y_pred, weight))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    actual = to_numpy(run(y_true, y_pred, weight))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @JIT_COMPILE
 @pytest.mark.parametrize("specs", [[None, None], [None, [None, None]]])
 @pytest.mark.parametrize("y_true_has_it", [False, True])
-def test_a_trailing_1_may_be_missing_where_ranks_are_unknown(
+def test_a_trailing_1_may_be_missing_if_ranks_are_unknown(
     specs, y_true_has_it, jit_compile
 ):
-    y, more = normal(6, 4), normal(6, 4)
-    expected = to_numpy(SmoothL1Loss()(y, more))
-    y_true, y_pred = (y[..., None], more) if y_true_has_it else (y, more)
+    y, other = normal(6, 4), normal(6, 4)
+    expected = to_numpy(SmoothL1Loss()(y, other))
+    y_true, y_pred = (y[..., None], other) if y_true_has_it else (y, other)
     run = graph(SmoothL1Loss(), [tf.TensorSpec(x) for x in specs], jit_compile)
     np.testing.assert_allclose(to_numpy(run(y_true, y_pred)), expected, rtol=1e-6)
 
 
-def test_fit_refuses_targets_whose_shape_the_dataset_hides():
+def test_fit_rejects_incompatible_targets_of_unknown_static_shape():
     x, y = normal(6, 4), normal(6, 4)
     data = tf.data.Dataset.from_generator(
         lambda: iter([(x, y)]), output_signature=(tf.TensorSpec([6, 4]), UNKNOWN_SIZES)
     )
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", SmoothL1Loss(), jit_compile=False)
-    with pytest.raises(REFUSED, match="y true and y pred must have the same shape"):
+    with pytest.raises(
+        InvalidArgument, match="y true and y pred must have the same shape"
+    ):
         model.fit(data, shuffle=False, verbose=0)
 
 
-def test_a_metric_refuses_targets_of_another_shape():
+def test_a_metric_rejects_incompatible_targets():
     metric = SmoothL1Error()
     run = graph(metric.update_state, [UNKNOWN_SIZES] * 2, False)
-    with pytest.raises(REFUSED, match="must have the same shape"):
+    with pytest.raises(InvalidArgument, match="must have the same shape"):
         run(normal(6, 4), normal(4, 6))
 
 
 @pytest.mark.parametrize(
-    "pick",
+    "select",
     [tf.boolean_mask, lambda x, mask: tf.gather(x, tf.where(mask)[:, 0])],
     ids=["boolean_mask", "gather"],
 )
@@ -131,30 +133,30 @@ def test_a_metric_refuses_targets_of_another_shape():
     ids=str,
 )
 @pytest.mark.parametrize("weighted", [False, True])
-def test_boxes_that_a_mask_picks_under_xla(pick, settings, weighted):
+def test_boxes_selected_by_a_mask_under_xla(select, settings, weighted):
     loss = SmoothL1Loss(**settings)
     data = normal(20, 4), normal(20, 4), *((normal(20),) if weighted else ())
     mask = RNG.random(20) < 0.4
 
     def step(mask, y_true, y_pred, *weight):
-        picked = [pick(x, mask) for x in (y_true, y_pred, *weight)]
+        selected = [select(x, mask) for x in (y_true, y_pred, *weight)]
         with tf.GradientTape() as tape:
             tape.watch(y_pred)
-            picked[1] = pick(y_pred, mask)
-            value = loss(*picked)
+            selected[1] = select(y_pred, mask)
+            value = loss(*selected)
         return value, tape.gradient(value, y_pred)
 
     expected = step(mask, *map(tf.constant, data))
     compiled = tf.function(step, jit_compile=True, autograph=False)
-    for found, value in zip(
+    for actual, value in zip(
         compiled(mask, *map(tf.constant, data)), expected, strict=True
     ):
         np.testing.assert_allclose(
-            to_numpy(found), to_numpy(value), rtol=1e-5, atol=1e-7
+            to_numpy(actual), to_numpy(value), rtol=1e-5, atol=1e-7
         )
 
 
-def test_rows_that_two_masks_pick_are_not_compared_by_xla_but_give_nan():
+def test_different_numbers_of_selected_rows_give_nan_under_xla():
     y_true, y_pred = normal(20, 4), normal(20, 4)
 
     @tf.function(jit_compile=True, autograph=False)
@@ -172,19 +174,19 @@ def test_rows_that_two_masks_pick_are_not_compared_by_xla_but_give_nan():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(6, 4), (6, 0), (0, 4)])
 @pytest.mark.parametrize("reduce_dims", [None, 0, 1])
-def test_a_graph_sums_what_eager_sums(shape, reduce_dims, dtype, jit_compile):
+def test_sums_in_a_graph_match_eager_sums(shape, reduce_dims, dtype, jit_compile):
     y_true, y_pred = (x.astype(dtype) for x in (normal(*shape), normal(*shape)))
     loss = SmoothL1Loss(0.5, None, reduce_dims, dtype=dtype)
     total = SmoothL1Loss(0.5, "sum", reduce_dims, dtype=dtype)
     for each in (loss, total):
         run = graph(each, [tf.TensorSpec(shape, dtype)] * 2, jit_compile)
-        found = to_numpy(run(y_true, y_pred))
+        actual = to_numpy(run(y_true, y_pred))
         expected = to_numpy(each(y_true, y_pred))
-        assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
-def test_sums_of_unknown_sizes_are_right_to_2e_6():
+def test_sums_of_unknown_sizes_are_accurate_to_2e_6():
     errors = np.full((2**22, 1), 0.6, "float32")
     expected = np.square(np.float64(np.float32(0.6))) / 2 * 2**22
     for jit_compile in (False, True):
@@ -198,9 +200,7 @@ def test_sums_of_unknown_sizes_are_right_to_2e_6():
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
-def test_a_training_step_is_converted_to_tflite_with_builtin_operations(
-    settings, tmp_path
-):
+def test_a_training_step_converts_to_tflite_with_builtin_operations(settings, tmp_path):
     loss, x, y, weight = (
         SmoothL1Loss(**settings),
         normal(40, 5),
@@ -235,11 +235,11 @@ def test_a_training_step_is_converted_to_tflite_with_builtin_operations(
     train = interpreter.get_signature_runner("train")
     for _ in range(2):
         expected = to_numpy(step.train(x, y, weight)["loss"])
-        found = train(x=x, y=y, weight=weight)["loss"]
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        actual = train(x=x, y=y, weight=weight)["loss"]
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_the_function_too_compares_sizes():
+def test_the_function_also_rejects_incompatible_targets():
     run = graph(smooth_l1_loss, [UNKNOWN_SIZES] * 2, False)
-    with pytest.raises(REFUSED, match="must have the same shape"):
+    with pytest.raises(InvalidArgument, match="must have the same shape"):
         run(normal(6, 4), normal(6, 1))

@@ -1,4 +1,4 @@
-"""The walk in blocks gives what the plain operations give, and allocates one buffer."""
+"""Processing CPU tensors in blocks gives the results of the plain operations."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from keras.src.backend.common.masking import set_keras_mask
 from keras_smoothl1 import SmoothL1Loss
 
 if BACKEND != "torch":
-    pytest.skip("the walk is for torch", allow_module_level=True)
+    pytest.skip("for torch only", allow_module_level=True)
 
 import torch
 
@@ -16,7 +16,7 @@ from keras_smoothl1 import backends
 from keras_smoothl1.backends.torch import aten, cpu, internals
 
 SHAPE = (7, 300, 200)
-BLOCK_SIZE = 2**17  # more than three of them
+BLOCK_SIZE = 2**17  # more than three blocks per tensor
 MASK = np.random.default_rng(0).integers(0, 2, SHAPE[:2]).astype(bool)
 
 
@@ -56,7 +56,7 @@ def run(monkeypatch, loss, weight_of, mask, fused):
     return value.detach().numpy(), y_pred.grad.numpy()
 
 
-def hiding(weight):
+def with_zeros(weight):
     weight = weight.clone()
     weight[:, ::2] = 0
     return weight
@@ -73,7 +73,7 @@ SETTINGS = [
     {"dtype": "float64"},
     {"dtype": "float16"},
 ]
-# With a mask their groups have different sizes, which is not for the walk.
+# With a mask, their groups have different sizes, which blocks do not support.
 GROUPS = [{"reduction": "sum", "reduce_dims": (1, 2)}, {"reduce_dims": -1}]
 
 
@@ -90,18 +90,19 @@ GROUPS = [{"reduction": "sum", "reduce_dims": (1, 2)}, {"reduce_dims": -1}]
         lambda weight: weight[:, 0, 0].contiguous(),
         lambda weight: weight[:, :, 0],
         lambda weight: weight,
-        hiding,
+        with_zeros,
     ],
-    ids=["none", "(B,)", "(B, T)", "full", "hiding"],
+    ids=["none", "(B,)", "(B, T)", "full", "zeros"],
 )
-def test_the_walk_gives_the_numbers_of_the_plain_operations(
+def test_blocks_give_the_results_of_the_plain_operations(
     monkeypatch, settings, weight_of, mask
 ):
     loss = SmoothL1Loss(**settings)
     weight = weight_of(tensors()[2])
-    # Rows of one weight each hold no whole set of betas.
-    covered = loss.beta != tuple(BETAS) or weight is None or weight.ndim < 3
-    value, gradient = run(monkeypatch, loss, weight_of, mask, fused=covered)
+    # The elements of a row share one weight, and need all betas. With a weight per
+    # element, a row is one element.
+    in_blocks = loss.beta != tuple(BETAS) or weight is None or weight.ndim < 3
+    value, gradient = run(monkeypatch, loss, weight_of, mask, fused=in_blocks)
     expected = run(monkeypatch, loss, weight_of, mask, fused=False)
     np.testing.assert_allclose(
         value, expected[0], rtol=1e-3 if loss.dtype == "float16" else 1e-6
@@ -110,12 +111,12 @@ def test_the_walk_gives_the_numbers_of_the_plain_operations(
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
-def test_neither_order_of_memory_changes_a_number(monkeypatch, reduction):
+def test_results_do_not_depend_on_the_memory_layout(monkeypatch, reduction):
     loss, size = SmoothL1Loss(0.5, reduction), SHAPE[0] * SHAPE[1] * SHAPE[2]
 
-    def value_and_gradient(of):
+    def value_and_gradient(layout):
         y_true, y_pred, _ = tensors()
-        value = loss(of(y_true), of(y_pred))
+        value = loss(layout(y_true), layout(y_pred))
         value.sum().backward()
         return value.movedim(0, -1) if value.dim() else value, y_pred.grad
 
@@ -131,7 +132,7 @@ def test_neither_order_of_memory_changes_a_number(monkeypatch, reduction):
 )
 @pytest.mark.parametrize("size", [2**12, 2 * BLOCK_SIZE])
 @pytest.mark.parametrize("reduction", ["sum", None])
-def test_no_digit_is_lost_where_squares_leave_the_range(error, beta, size, reduction):
+def test_results_are_accurate_if_squares_are_out_of_range(error, beta, size, reduction):
     y_pred = torch.full((size,), error, requires_grad=True)
     value = SmoothL1Loss(beta, reduction)(torch.zeros_like(y_pred), y_pred).sum()
     value.backward()
@@ -142,14 +143,14 @@ def test_no_digit_is_lost_where_squares_leave_the_range(error, beta, size, reduc
 
 
 @pytest.mark.parametrize("others", [0.0, 0.3, np.nan, np.inf])
-def test_one_tiny_loss_among_others_keeps_its_digits(others):
+def test_one_tiny_loss_among_others_is_accurate(others):
     y_pred = torch.full((2**10,), others)
     y_pred[7] = 1e-20
     losses = SmoothL1Loss(1e-3, None)(torch.zeros_like(y_pred), y_pred)
     assert losses[7].item() == pytest.approx(5e-38, rel=2e-7)
 
 
-def test_each_pass_backward_gives_the_gradient_and_so_does_its_graph():
+def test_repeated_and_differentiable_backward_passes_agree():
     y_true, y_pred, _ = tensors()
     value = SmoothL1Loss(0.5)(y_true, y_pred)
     (first,) = torch.autograd.grad(value, y_pred, retain_graph=True)
@@ -185,7 +186,7 @@ def test_gradcheck(beta, reduction, weighted):
 
 
 @pytest.mark.parametrize("beta", [0.5, (0.25, 2.0)])
-def test_losses_may_be_changed_in_place(beta):
+def test_losses_may_be_modified_in_place(beta):
     y_pred = torch.ones(BLOCK_SIZE + 2, 2, requires_grad=True)
     losses = SmoothL1Loss(beta, reduction=None)(torch.zeros(BLOCK_SIZE + 2, 2), y_pred)
     losses.mul_(2).sum().backward()
@@ -193,16 +194,16 @@ def test_losses_may_be_changed_in_place(beta):
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
-def test_a_jacobian_of_all_rows_at_once(reduction):
+def test_a_vectorized_jacobian_equals_one_row_by_row(reduction):
     y_true, y_pred = torch.randn(2, 3, 2)
     loss = SmoothL1Loss(0.5, reduction)
-    rows, one_by_one = (
+    vectorized, row_by_row = (
         torch.autograd.functional.jacobian(
             lambda x: loss(y_true, x), y_pred, vectorize=vectorize
         )
         for vectorize in (True, False)
     )
-    torch.testing.assert_close(rows, one_by_one)
+    torch.testing.assert_close(vectorized, row_by_row)
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
@@ -216,7 +217,7 @@ def test_targets_may_come_from_inference_mode(reduction):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 1, 1), (7, 300, 1)])
-def test_a_weight_for_many_elements_is_walked_in_blocks(monkeypatch, shape):
+def test_elements_that_share_a_weight_are_processed_in_blocks(monkeypatch, shape):
     monkeypatch.setattr(cpu, "BLOCK_SIZE", 1000)
     y_true, y_pred, _ = tensors()
     weight = torch.rand(shape)
@@ -230,8 +231,8 @@ def test_a_weight_for_many_elements_is_walked_in_blocks(monkeypatch, shape):
     torch.testing.assert_close(y_pred.grad, slopes * weight)
 
 
-def weights_of_rows(kind, y_pred):
-    """Weights of whole rows, and whether torch's own loss can sum what they weigh."""
+def row_weights(kind, y_pred):
+    """Weights of rows, and whether torch's own loss gives the weighted sum exactly."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.rand(len(y_pred), generator=generator)
     if kind == "mask":
@@ -247,28 +248,28 @@ def weights_of_rows(kind, y_pred):
 
 
 @pytest.mark.parametrize("kind", ["mask", "negative", "zero", "hidden NaN"])
-def test_a_small_weighted_sum_by_torchs_own_loss_gives_the_same_numbers(kind):
+def test_torchs_own_loss_gives_the_same_small_weighted_sum(kind):
     y_true, y_pred = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))
-    weight, is_exact = weights_of_rows(kind, y_pred)
+    weight, is_exact = row_weights(kind, y_pred)
     weight = weight[:, None]
-    by_torch, by_walk = (y_pred.clone().requires_grad_() for _ in range(2))
-    value, found_exact = aten.loss_of_one_block(
+    by_torch, by_blocks = (y_pred.clone().requires_grad_() for _ in range(2))
+    value, actual_exact = aten.loss_of_one_block(
         y_true, by_torch, weight, beta=0.5, divisor=10.0
     )
-    assert found_exact == is_exact
-    expected = cpu._weighted(by_walk, (y_true, weight, 0.5, 10.0))
+    assert actual_exact == is_exact
+    expected = cpu._weighted(by_blocks, (y_true, weight, 0.5, 10.0))
     public = cpu.weighted_sum(y_true, by_torch, beta=0.5, weight=weight, divisor=10.0)
     torch.testing.assert_close(public, expected)
     if is_exact:
         torch.testing.assert_close(value, public, rtol=0, atol=0)
     for loss in (public, expected):
         loss.backward()
-    torch.testing.assert_close(by_torch.grad, by_walk.grad)
+    torch.testing.assert_close(by_torch.grad, by_blocks.grad)
 
 
 @pytest.mark.parametrize("size", [1e-20, 1e-3])
-def test_a_small_weighted_sum_of_tiny_losses_keeps_its_digits(size):
-    # The square of the error is no normal number if it is small.
+def test_a_small_weighted_sum_of_tiny_losses_is_accurate(size):
+    # The square of the smaller error is subnormal.
     y_pred = torch.full((64, 16), size)
     weight = torch.full((64, 1), 3.0)
     arguments = {"beta": 1e-3, "weight": weight, "divisor": 1024.0}
@@ -280,10 +281,10 @@ def test_a_small_weighted_sum_of_tiny_losses_keeps_its_digits(size):
 @pytest.mark.parametrize(
     ("error", "beta", "grad_output"), [(1e6, 8e6, 1e33), (1.6e-10, 0.9e-6, 1e-34)]
 )
-def test_an_extreme_incoming_gradient_keeps_its_digits(
+def test_gradients_are_accurate_for_extreme_incoming_gradients(
     error, beta, grad_output, stride
 ):
-    # torch's own gradient multiplies before it divides.
+    # torch's own gradient multiplies first, and would overflow or lose digits here.
     y_pred = torch.full((515 * stride,), error)[::stride].requires_grad_()
     losses = SmoothL1Loss(beta, None)(torch.zeros_like(y_pred), y_pred)
     losses.backward(torch.full_like(losses, grad_output))
@@ -292,8 +293,8 @@ def test_an_extreme_incoming_gradient_keeps_its_digits(
 
 
 @pytest.fixture
-def on_gpu(monkeypatch):
-    """Plain CPU tensors stand for those on a GPU. Returns calls of torch's own loss."""
+def torch_calls(monkeypatch):
+    """Treats plain CPU tensors as on a GPU. Returns the calls of torch's own loss."""
     calls = []
 
     def counted(*arguments):
@@ -310,13 +311,13 @@ def on_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "by_torch"),
+    ("settings", "uses_torch"),
     [
         ({"beta": 1 / 9}, True),
         ({"beta": 1 / 9, "reduction": "sum"}, True),
         ({"beta": 2.0, "reduction": "sum", "reduce_dims": -1}, True),
         ({"reduction": None}, True),
-        # Here a square may underflow, and nothing looks at the losses.
+        # A square may underflow here, and the losses are not checked.
         ({"beta": 1 / 9, "reduction": None}, False),
         ({"beta": 1e-2}, False),
         ({"beta": 1e10}, False),
@@ -325,13 +326,15 @@ def on_gpu(monkeypatch):
     ],
     ids=str,
 )
-def test_on_a_gpu_torchs_own_loss_serves_what_needs_no_look(on_gpu, settings, by_torch):
+def test_on_a_gpu_torchs_own_loss_is_used_if_no_check_is_needed(
+    torch_calls, settings, uses_torch
+):
     y_true, y_pred, _ = tensors()
     y_true, y_pred = y_true[0], y_pred[0].detach().requires_grad_()
     loss = SmoothL1Loss(**settings)
     value = loss(y_true, y_pred)
     value.sum().backward()
-    assert bool(on_gpu) == by_torch
+    assert bool(torch_calls) == uses_torch
     exact_pred = y_pred.detach().double().requires_grad_()
     settings = {**loss.get_config(), "dtype": "float64"}
     exact = SmoothL1Loss(**settings)(y_true.double(), exact_pred)
@@ -340,18 +343,18 @@ def test_on_a_gpu_torchs_own_loss_serves_what_needs_no_look(on_gpu, settings, by
     torch.testing.assert_close(y_pred.grad.double(), exact_pred.grad, rtol=5e-7, atol=0)
 
 
-def test_on_a_gpu_a_target_that_needs_a_gradient_goes_the_general_way(on_gpu):
+def test_on_a_gpu_a_target_that_requires_grad_uses_the_general_path(torch_calls):
     with torch.inference_mode():
         y_pred = torch.zeros(300)
     y_true = torch.full((300,), 3.0, requires_grad=True)
     SmoothL1Loss()(y_true, y_pred).backward()
-    assert not on_gpu
+    assert not torch_calls
     torch.testing.assert_close(y_true.grad, torch.full((300,), 1 / 300))
 
 
-def test_on_a_gpu_a_weight_that_hides_nan_is_not_left_to_torchs_own_loss(on_gpu):
+def test_on_a_gpu_torchs_own_loss_is_not_used_if_weights_hide_nan(torch_calls):
     y_true, y_pred, _ = tensors()
     weight = torch.ones(len(y_true))
     y_true[0], weight[0] = torch.nan, 0
     assert torch.isfinite(SmoothL1Loss()(y_true, y_pred, weight))
-    assert not on_gpu
+    assert not torch_calls

@@ -1,10 +1,10 @@
-"""Fails the day torch moves or changes what torch/internals.py takes from inside it."""
+"""Fails when torch moves or changes the internals that torch/internals.py uses."""
 
 import pytest
 from helpers.autodiff import BACKEND
 
 if BACKEND != "torch":
-    pytest.skip("these are torch's", allow_module_level=True)
+    pytest.skip("for torch only", allow_module_level=True)
 
 import torch
 from torch._subclasses import FakeTensorMode
@@ -47,7 +47,7 @@ def inference_tensor():
         inference_tensor(),
     ],
 )
-def test_a_plain_tensor_on_a_cpu_is_told(x):
+def test_plain_cpu_tensors_are_recognized(x):
     assert internals.is_plain_cpu_tensor(x)
     assert not internals.is_plain_gpu_tensor(x)
 
@@ -69,22 +69,22 @@ def test_a_plain_tensor_on_a_cpu_is_told(x):
         "nested",
     ],
 )
-def test_any_other_tensor_is_told_from_a_plain_one(x):
+def test_other_tensors_are_not_plain(x):
     assert not internals.is_plain_cpu_tensor(x)
 
 
-def seen_inside(run):
-    """Whether a mode is active, and a plain tensor is given, within run(function)."""
-    seen = []
+def is_plain_within(run):
+    """Whether run(function) passes a plain tensor while no mode is active."""
+    results = []
 
     def function(x):
         plain = type(x) is torch.Tensor and internals.is_plain_cpu_tensor(x)
-        seen.append(internals.no_mode_is_active() and plain)
+        results.append(internals.no_mode_is_active() and plain)
         return (x * x).sum()
 
     run(function)
-    assert seen
-    return any(seen)
+    assert results
+    return any(results)
 
 
 def within(context):
@@ -111,8 +111,8 @@ def forward_mode(function):
         within(torch.autograd.set_detect_anomaly(False)),
     ],
 )
-def test_what_changes_no_operation_is_no_mode(run):
-    assert seen_inside(run)
+def test_contexts_that_change_no_operation_are_not_modes(run):
+    assert is_plain_within(run)
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,12 @@ def test_what_changes_no_operation_is_no_mode(run):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*is")
-def test_each_mode_and_transformation_of_torch_is_told(run):
-    assert not seen_inside(run)
+def test_modes_and_transformations_are_recognized(run):
+    assert not is_plain_within(run)
 
 
 @pytest.mark.parametrize("beta", [0.25, 1.0, 2.0])
-def test_the_kernels_are_those_of_the_public_loss(beta):
+def test_the_kernels_match_the_public_loss(beta):
     x = torch.linspace(-3, 3, 13, requires_grad=True)
     zeros = torch.zeros(13)
     loss = torch.nn.functional.smooth_l1_loss(x, zeros, beta=beta, reduction="none")
@@ -149,5 +149,5 @@ def test_the_kernels_are_those_of_the_public_loss(beta):
     x, out = x.detach(), torch.empty(13)
     torch.testing.assert_close(internals.smooth_l1(x, zeros, 0, beta, out=out), loss)
     one = torch.ones(())
-    found = internals.smooth_l1_slope(one, x, zeros, 2, beta, grad_input=out)
-    torch.testing.assert_close(found, slope)
+    actual = internals.smooth_l1_slope(one, x, zeros, 2, beta, grad_input=out)
+    torch.testing.assert_close(actual, slope)

@@ -1,4 +1,4 @@
-"""Tensor parallelism and FSDP2 of torch: five steps end as in one process."""
+"""Training with torch's tensor parallelism and FSDP2 matches a single process."""
 
 import itertools
 import socket
@@ -8,7 +8,7 @@ import pytest
 from helpers.autodiff import BACKEND
 
 if BACKEND != "torch":
-    pytest.skip("torch's alone", allow_module_level=True)
+    pytest.skip("for torch only", allow_module_level=True)
 
 import torch
 import torch.multiprocessing
@@ -45,7 +45,7 @@ def make_network():
 
 
 def train(network, loss, place, *, weighted, masked, factor=1):
-    """Trains on what `place` makes of each batch."""
+    """Trains on each batch, after `place` has distributed it."""
     is_sum = loss.reduction == "sum"
     rate = 1 / (BATCH * LENGTH * OUTPUTS) if is_sum else 1.0
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
@@ -68,8 +68,8 @@ def weights_of(network):
     ]
 
 
-def by_tensor_parallelism(mesh, loss, case):
-    """The output layer is split, and so are targets and predictions."""
+def train_tensor_parallel(mesh, loss, case):
+    """Splits the output layer, the targets and the predictions."""
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
@@ -86,8 +86,8 @@ def by_tensor_parallelism(mesh, loss, case):
     return network
 
 
-def by_fsdp(mesh, loss, case):
-    """Each process has its part of a batch, and gradients are averaged."""
+def train_fsdp(mesh, loss, case):
+    """Splits each batch between the processes, and averages the gradients."""
     from torch.distributed.fsdp import fully_shard
 
     def place(*batch):
@@ -106,11 +106,11 @@ def cases(engine):
         SETTINGS, (False, True), (False, True)
     ):
         reduction = settings.get("reduction", "mean")
-        # What a mean counts must be the same in each part where these are averaged.
+        # Averaging the parts is right only if all means divide by the same number.
         differs = (masked and reduction != "sum") or (
             weighted and "weight" in reduction
         )
-        if engine is by_tensor_parallelism or not differs:
+        if engine is train_tensor_parallel or not differs:
             yield settings, {"weighted": weighted, "masked": masked}
 
 
@@ -125,19 +125,19 @@ def compare(rank, port, engine, failures):
     mesh = init_device_mesh("cpu", (PROCESSES,))
     for settings, case in cases(engine):
         loss = SmoothL1Loss(**{"beta": 1 / 9, **settings})
-        alone = make_network()
-        train(alone, loss, lambda *batch: batch, **case)
-        found = weights_of(engine(mesh, loss, case))
-        apart = max(
-            np.abs(a - b).max() for a, b in zip(found, weights_of(alone), strict=True)
+        single = make_network()
+        train(single, loss, lambda *batch: batch, **case)
+        actual = weights_of(engine(mesh, loss, case))
+        difference = max(
+            np.abs(a - b).max() for a, b in zip(actual, weights_of(single), strict=True)
         )
-        if not apart < 1e-5:
-            failures.put(f"{settings} {case}: {apart}")
+        if not difference < 1e-5:
+            failures.put(f"{settings} {case}: {difference}")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("engine", [by_tensor_parallelism, by_fsdp])
-def test_five_steps_in_two_processes_are_those_of_one(engine):
+@pytest.mark.parametrize("engine", [train_tensor_parallel, train_fsdp])
+def test_five_steps_in_two_processes_match_one_process(engine):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

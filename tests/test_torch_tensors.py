@@ -1,13 +1,13 @@
-"""Tensors of torch that are not plain, and programs that torch traces: plain numbers.
+"""Special kinds of torch tensors and traced programs give the results of plain tensors.
 
-Each way is tried on both sides of the sizes at which the eager path changes.
+The tested sizes are on both sides of those at which the eager path changes.
 """
 
 import pytest
 from helpers.autodiff import BACKEND
 
 if BACKEND != "torch":
-    pytest.skip("torch's alone", allow_module_level=True)
+    pytest.skip("for torch only", allow_module_level=True)
 
 import socket
 
@@ -21,7 +21,7 @@ from torch.utils import _pytree
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 
-ROWS = [16, 2**15, 2**18 + 4]  # of four outputs: below 2^16 elements, above, above 2^20
+ROWS = [16, 2**15, 2**18 + 4]  # of 4 outputs: below 2^16 elements, above it, above 2^20
 VARIANTS = {
     "plain": {},
     "weights": {},
@@ -29,7 +29,7 @@ VARIANTS = {
     "reduce_dims": {"reduce_dims": -1},
     "no reduction": {"reduction": None},
     "betas": {"beta": [0.1, 0.2, 0.5, 1.5e-38]},
-    "beta of rows": {},
+    "beta per row": {},
     "scalar beta": {},
 }
 
@@ -39,7 +39,7 @@ class Subclass(torch.Tensor):
 
 
 class Wrapper(torch.Tensor):
-    """Has no storage, and passes what is done with it to the tensor that it holds."""
+    """Has no storage, and forwards each operation to the tensor that it wraps."""
 
     @staticmethod
     def __new__(cls, inner):
@@ -65,7 +65,7 @@ def inputs(variant, rows):
     weight = torch.rand(rows, generator=generator) * (torch.arange(rows) % 3 > 0)
     if variant == "weights":
         return y_true, y_pred, weight
-    if variant == "beta of rows":
+    if variant == "beta per row":
         return y_true, y_pred, weight + 0.1
     if variant == "scalar beta":
         return y_true, y_pred, weight[1] + 0.1
@@ -77,7 +77,7 @@ def step(variant):
     loss = SmoothL1Loss(**VARIANTS[variant])
 
     def value(y_true, y_pred, extra=None):
-        if variant in ("beta of rows", "scalar beta"):
+        if variant in ("beta per row", "scalar beta"):
             return smooth_l1_loss(y_true, y_pred, extra)
         if variant == "mask":
             y_pred = y_pred.view_as(y_pred)
@@ -85,42 +85,42 @@ def step(variant):
             extra = None
         return loss(y_true, y_pred, extra)
 
-    return value, differentiated(value, by_beta=variant == "beta of rows")
+    return value, differentiated(value, wrt_beta=variant == "beta per row")
 
 
-def differentiated(function, *, by_beta=False):
-    """The value and gradients of a function, of which another may be traced."""
+def differentiated(function, *, wrt_beta=False):
+    """Returns a function that computes the value and the gradients of `function`."""
 
     def value_and_gradients(*arguments):
-        inputs = arguments[1:] if by_beta else arguments[1:2]
+        inputs = arguments[1:] if wrt_beta else arguments[1:2]
         inputs = [x.detach().requires_grad_() for x in inputs]
         result = function(arguments[0], *inputs, *arguments[1 + len(inputs) :])
-        # Not of ones alone, which a backward pass may take a short cut for.
+        # Scaled, as a backward pass may take a shortcut for incoming gradients of 1.
         return result, *torch.autograd.grad(3 * result.sum(), inputs)
 
     return value_and_gradients
 
 
-def same(found, expected):
-    for a, b in zip(found, expected, strict=True):
+def assert_close(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=2e-6, atol=1e-9)
 
 
-def by_subclass(variant, example, arguments):
+def with_subclass(variant, example, arguments):
     wrapped = [x.as_subclass(Subclass) for x in arguments]
     return [x.as_subclass(torch.Tensor) for x in step(variant)[1](*wrapped)]
 
 
-def by_wrapper(variant, example, arguments):
+def with_wrapper(variant, example, arguments):
     return [x.inner for x in step(variant)[1](*map(Wrapper, arguments))]
 
 
-def under_mem_tracker(variant, example, arguments):
+def with_mem_tracker(variant, example, arguments):
     with MemTracker():
         return step(variant)[1](*arguments)
 
 
-def by_make_fx(tracing_mode):
+def with_make_fx(tracing_mode):
     def run(variant, example, arguments):
         graph = make_fx(step(variant)[1], tracing_mode=tracing_mode)
         return graph(*example)(*arguments)
@@ -128,12 +128,12 @@ def by_make_fx(tracing_mode):
     return run
 
 
-def by_jit_trace(variant, example, arguments):
+def with_jit_trace(variant, example, arguments):
     traced = torch.jit.trace(step(variant)[0], example)
-    return differentiated(traced, by_beta=variant == "beta of rows")(*arguments)
+    return differentiated(traced, wrt_beta=variant == "beta per row")(*arguments)
 
 
-def by_export(strict):
+def with_export(strict):
     def run(variant, example, arguments):
         class Module(torch.nn.Module):
             def forward(self, *x):
@@ -146,50 +146,50 @@ def by_export(strict):
             dynamic_shapes=(tuple({0: batch} if x.ndim else {} for x in example),),
             strict=strict,
         )
-        by_beta = variant == "beta of rows"
-        return differentiated(program.module(), by_beta=by_beta)(*arguments)
+        wrt_beta = variant == "beta per row"
+        return differentiated(program.module(), wrt_beta=wrt_beta)(*arguments)
 
     return run
 
 
-# Whether the traced program also takes another batch size.
-WAYS = {
-    "subclass": (by_subclass, True),
-    "wrapper": (by_wrapper, True),
-    "MemTracker": (under_mem_tracker, True),
-    "make_fx real": (by_make_fx("real"), False),
-    "make_fx fake": (by_make_fx("fake"), False),
-    "make_fx symbolic": (by_make_fx("symbolic"), True),
-    "jit.trace": (by_jit_trace, True),
-    "export": (by_export(strict=False), True),
-    "export strict": (by_export(strict=True), True),
+# The runner, and whether its program accepts another batch size.
+RUNNERS = {
+    "subclass": (with_subclass, True),
+    "wrapper": (with_wrapper, True),
+    "MemTracker": (with_mem_tracker, True),
+    "make_fx real": (with_make_fx("real"), False),
+    "make_fx fake": (with_make_fx("fake"), False),
+    "make_fx symbolic": (with_make_fx("symbolic"), True),
+    "jit.trace": (with_jit_trace, True),
+    "export": (with_export(strict=False), True),
+    "export strict": (with_export(strict=True), True),
 }
 
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.trace(_method)?. is",
     # Shapes are compared once, when the loss is traced.
     "ignore::torch.jit.TracerWarning",
 )
-def test_each_way_gives_the_plain_numbers(way, variant, rows):
-    run, any_batch = WAYS[way]
+def test_results_match_plain_tensors(runner, variant, rows):
+    run, any_batch = RUNNERS[runner]
     example = inputs(variant, rows)
     arguments = inputs(variant, rows + 1 if any_batch else rows)
     arguments = (3 * arguments[0], *arguments[1:])
-    same(run(variant, example, arguments), step(variant)[1](*arguments))
+    assert_close(run(variant, example, arguments), step(variant)[1](*arguments))
 
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_fake_tensors_have_the_plain_shapes(variant, rows):
+def test_fake_tensors_have_the_shapes_of_plain_tensors(variant, rows):
     expected = step(variant)[1](*inputs(variant, rows))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         arguments = [mode.from_tensor(x) for x in inputs(variant, rows)]
-        found = step(variant)[1](*arguments)
-    for a, b in zip(found, expected, strict=True):
+        actual = step(variant)[1](*arguments)
+    for a, b in zip(actual, expected, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
@@ -214,14 +214,14 @@ def compare_dtensors(rank, port, failures):
                     for x in arguments
                 ]
                 try:
-                    found = [x.full_tensor() for x in step(variant)[1](*distributed)]
-                    same(found, step(variant)[1](*arguments))
+                    actual = [x.full_tensor() for x in step(variant)[1](*distributed)]
+                    assert_close(actual, step(variant)[1](*arguments))
                 except Exception as error:
                     failures.put(f"{placement} {variant} {rows}: {error}")
     torch.distributed.destroy_process_group()
 
 
-def test_dtensors_on_two_processes_give_the_plain_numbers():
+def test_dtensors_on_two_processes_match_plain_tensors():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

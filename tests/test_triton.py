@@ -1,7 +1,7 @@
-"""The kernel for GPUs: its numbers are the reference's, and its machine code is lean.
+"""The kernel for GPUs: its results match the reference, and its machine code is lean.
 
-The numbers need a GPU, or TRITON_INTERPRET=1, with which Triton runs the kernel on CPU
-tensors. The machine code is compiled for GPUs that need not be there.
+Tests of results need a GPU, or TRITON_INTERPRET=1, with which Triton runs the kernel on
+CPU tensors. The machine code is compiled for GPUs that need not be present.
 """
 
 import keras
@@ -10,7 +10,7 @@ from helpers.autodiff import BACKEND
 from helpers.pairwise import pairwise
 
 if BACKEND != "torch":
-    pytest.skip("torch's alone", allow_module_level=True)
+    pytest.skip("for torch only", allow_module_level=True)
 
 import torch
 
@@ -50,7 +50,7 @@ REFERENCE = Backend()
 
 
 def randn(shape, dtype=torch.float32):
-    # On the CPU, so that they are the same everywhere.
+    # Generated on the CPU, for the same numbers on every device.
     return torch.randn(shape).to(DEVICE, dtype)
 
 
@@ -61,7 +61,7 @@ def make_weight(axes, shape, *, is_mask):
 
 
 def in_layout(x, layout):
-    """The same tensor with another order of its memory, or with holes in it."""
+    """The same tensor in another memory order, or with gaps in memory."""
     if layout == "channels first":
         return x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     if layout == "reversed":
@@ -90,7 +90,7 @@ def make_grad_output(kind, like):
     divisor=["int", "tensor", "0"],
     grad_output=["random", "ones", "one, broadcast"],
 )
-def test_values_and_gradients_are_the_references(
+def test_values_and_gradients_match_the_reference(
     dtype, shape, layout, weight, is_mask, beta, kept_axes, divisor, grad_output
 ):
     dtype = DTYPES[dtype]
@@ -145,7 +145,7 @@ def test_values_and_gradients_are_the_references(
 
 
 @runs
-def test_elements_beyond_the_range_of_int32_are_counted_in_int64(monkeypatch):
+def test_elements_beyond_the_range_of_int32_are_indexed_in_int64(monkeypatch):
     monkeypatch.setattr(kernels, "MAX_INT32", 0)
     shape, weight = (300, 7), make_weight((0,), (300, 7), is_mask=False)
     kernels._plan.cache_clear()
@@ -162,7 +162,7 @@ def test_elements_beyond_the_range_of_int32_are_counted_in_int64(monkeypatch):
 
 @runs
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs the memory of a GPU")
-def test_more_than_2_to_the_31_elements_are_summed_right():
+def test_more_than_2_to_the_31_elements_are_summed_correctly():
     size = 2**31 + 5
     y_true = torch.zeros(size, dtype=torch.float16, device=DEVICE)
     y_pred = torch.full_like(y_true, 2.0).requires_grad_()
@@ -176,7 +176,7 @@ def test_more_than_2_to_the_31_elements_are_summed_right():
 
 @runs
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_read_as_it_is_and_rounded_once(dtype, monkeypatch):
+def test_half_precision_is_read_without_a_cast_and_rounded_once(dtype, monkeypatch):
     dtypes = []
     run = kernels._run
 
@@ -196,16 +196,16 @@ def test_half_precision_is_read_as_it_is_and_rounded_once(dtype, monkeypatch):
     exact = SmoothL1Loss(0.5, dtype="float64")(y_true.double(), exact_pred)
     (scale * exact).backward()
     assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=1e-6)
-    # Triton's interpreter cuts digits off where a GPU rounds to bfloat16.
-    cuts = kernels.INTERPRETED and dtype == "bfloat16"
-    rtol = torch.finfo(y_pred.dtype).eps if cuts else 0
+    # Triton's interpreter truncates where a GPU rounds to bfloat16.
+    truncates = kernels.INTERPRETED and dtype == "bfloat16"
+    rtol = torch.finfo(y_pred.dtype).eps if truncates else 0
     expected = exact_pred.grad.to(y_pred.dtype)
     torch.testing.assert_close(y_pred.grad, expected, rtol=rtol, atol=0)
 
 
 @runs
 @pytest.mark.parametrize("needs_grad_of", ["y_true", "weight"])
-def test_half_precision_goes_the_general_way_with_other_gradients(needs_grad_of):
+def test_half_precision_with_other_gradients_uses_the_general_path(needs_grad_of):
     y_true, y_pred = randn((8, 4), torch.bfloat16), randn((8, 4), torch.bfloat16)
     weight = torch.rand(8).to(DEVICE)
     inputs = {"y_true": y_true, "y_pred": y_pred, "weight": weight}
@@ -245,8 +245,8 @@ def test_the_backward_pass_is_differentiable():
 
 
 @runs
-def test_a_second_derivative_sees_the_error_before_it_is_rounded_to_float16():
-    # In float16 the error would be 1, which is beta: there the slope is constant.
+def test_second_derivatives_use_the_unrounded_error():
+    # In float16 the error would be 1, equal to beta, where the slope is constant.
     y_true = torch.full((4,), 2.0**-12, dtype=torch.float16, device=DEVICE)
     y_pred = torch.ones_like(y_true).requires_grad_()
     loss = SmoothL1Loss(1.0, reduction="sum")(y_true, y_pred)
@@ -256,7 +256,7 @@ def test_a_second_derivative_sees_the_error_before_it_is_rounded_to_float16():
 
 
 @runs
-def test_a_prediction_that_is_saved_in_another_layout_keeps_its_gradient():
+def test_predictions_saved_in_another_layout_have_the_same_gradient():
     y_true = randn((2, 5, 3, 4), torch.float16)
     y_pred = in_layout(randn((2, 5, 3, 4), torch.float16), "channels first")
     loss, gradients = SmoothL1Loss(0.5, reduction="sum"), []
@@ -271,8 +271,8 @@ def test_a_prediction_that_is_saved_in_another_layout_keeps_its_gradient():
 @runs
 @pytest.mark.parametrize("shape", [(2**17,), (2, 2**16)])
 @pytest.mark.parametrize("has_mask", [False, True])
-def test_a_mean_of_many_tiny_losses_keeps_its_digits(shape, has_mask):
-    # The loss is a normal number, and its share in a mean is none.
+def test_the_mean_of_many_tiny_losses_is_accurate(shape, has_mask):
+    # Each loss is a normal number, but its share in the mean is subnormal.
     error = 2.0**-62 * 1.5
     y_pred = torch.full(shape, error, device=DEVICE)
     mask = torch.ones(shape, dtype=torch.bool, device=DEVICE) if has_mask else None
@@ -286,7 +286,7 @@ def test_a_mean_of_many_tiny_losses_keeps_its_digits(shape, has_mask):
 
 
 @runs
-def test_half_precision_is_compiled_by_torch_without_graph_breaks():
+def test_torch_compile_has_no_graph_breaks_in_half_precision():
     y_true, y_pred = randn((8, 4), torch.bfloat16), randn((8, 4), torch.bfloat16)
     loss = SmoothL1Loss(0.5)
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
@@ -294,8 +294,8 @@ def test_half_precision_is_compiled_by_torch_without_graph_breaks():
 
 
 @runs
-def test_half_precision_that_keras_moves_is_computed_in_float32():
-    # Nothing upcasts on the device to which Keras moves it.
+def test_half_precision_moved_by_keras_is_computed_in_float32():
+    # No kernel upcasts on the device to which Keras moves it.
     y_pred = torch.full((300,), 1000.0, dtype=torch.float16)
     with keras.device("cpu"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(backends.torch, "_is_plain_on", lambda *_: False)
@@ -305,11 +305,11 @@ def test_half_precision_that_keras_moves_is_computed_in_float32():
 
 
 @runs
-def test_a_kernel_is_compiled_once_for_each_kind_of_arguments(monkeypatch):
+def test_the_kernel_is_compiled_once_for_each_kind_of_arguments(monkeypatch):
     launches = []
 
     class Kernel:
-        """Stands for the kernel, which returns the compiled one when it is launched."""
+        """A stand-in for the kernel: a launch returns the compiled kernel."""
 
         def __init__(self, name):
             self.name = name
@@ -332,24 +332,24 @@ def test_a_kernel_is_compiled_once_for_each_kind_of_arguments(monkeypatch):
 
 
 @runs
-def test_a_sum_gives_the_same_bits_on_every_run():
+def test_sums_are_deterministic():
     y_true, y_pred = randn((1000, 333)), randn((1000, 333))
     losses = {float(SmoothL1Loss()(y_true, y_pred)) for _ in range(5)}
     assert len(losses) == 1
 
 
 @runs
-@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU is not waited for")
+@pytest.mark.skipif(DEVICE == "cpu", reason="only a GPU runs asynchronously")
 @pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight", "sum", None])
 @pytest.mark.parametrize("beta", [1 / 9, 1.0, [0.1, 0.2, 0.3, 0.4]])
 @pytest.mark.parametrize("has_weight", [False, True])
-# torch says that the mode which the test needs is a prototype.
+# torch warns that this debug mode is a prototype.
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_nothing_waits_for_the_gpu(reduction, beta, has_weight):
+def test_a_step_does_not_synchronize_with_the_gpu(reduction, beta, has_weight):
     y_true, y_pred = randn((64, 32, 4)), randn((64, 32, 4)).requires_grad_()
     weight = torch.rand(64).to(DEVICE) if has_weight else None
     loss = SmoothL1Loss(beta, reduction=reduction)
-    grad_output = loss(y_true, y_pred, weight)  # what is copied once is copied now
+    grad_output = loss(y_true, y_pred, weight)  # makes the copies that are needed once
     try:
         torch.cuda.set_sync_debug_mode("error")
         loss(y_true, y_pred, weight).backward(grad_output)
@@ -365,14 +365,14 @@ def test_machine_code_reads_and_writes_each_element_once(target, variant):
     counts, elements = machine_code.instructions(target, **settings)
     size = machine_code.SIZES[settings.get("dtype", "fp32")]
     in_16_bytes = 16 // size
-    # A weight of each element is read beside y_true and y_pred, and so are betas.
+    # A weight per element or a beta per output is read as well as y_true and y_pred.
     tensors = 3 if variant in ("weight per element", "beta per output") else 2
     assert counts["wide load"] == tensors * elements / in_16_bytes
     assert counts["wide store"] == elements / in_16_bytes
-    # One weight serves several elements; the store is that of the tile's sum.
+    # Several elements share one weight. The store is for the sum of the tile.
     narrow = {"weight per image": 1, "mask per pixel": elements / 4}
     assert counts["load"] <= narrow.get(variant, 0)
     assert counts["store"] <= 1
-    # Rounded to the nearest: that of each element, and two of the tile.
+    # Correctly rounded divisions: one per element, and two per tile.
     assert elements <= counts["division"] <= elements + 3
     assert counts["spill"] == 0

@@ -1,4 +1,4 @@
-"""What a model from a stranger can do through this package: see SECURITY.md."""
+"""What an untrusted model can do through this package: see SECURITY.md."""
 
 import json
 import re
@@ -10,37 +10,37 @@ import pytest
 
 from keras_smoothl1 import SmoothL1Error, SmoothL1Loss
 
-# What a config may hold to have Keras make a function, a layer or a lambda of it.
+# Values in a config from which Keras would make a function, a lambda or a layer.
 FUNCTION = {"module": "os", "class_name": "function", "config": "system"}
 LAMBDA = {"class_name": "__lambda__", "config": {"code": "4wAAAAA=", "defaults": None}}
 LAYER = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 1}}
-OBJECTS = pytest.mark.parametrize("thing", [FUNCTION, LAMBDA, LAYER, [FUNCTION]])
+OBJECTS = pytest.mark.parametrize("payload", [FUNCTION, LAMBDA, LAYER, [FUNCTION]])
 WATCHED = ("compile", "ctypes", "exec", "import", "marshal", "open", "os", "pickle")
 WATCHED += ("shutil", "socket", "subprocess", "urllib")
 
-seen = None  # the events that Python tells of, while they are collected
+collected = None  # the audit events, while they are collected
 
 
 def collect(event, arguments):
-    if seen is not None and event.split(".")[0] in WATCHED:
-        seen.append((event, arguments))
+    if collected is not None and event.split(".")[0] in WATCHED:
+        collected.append((event, arguments))
 
 
-sys.addaudithook(collect)  # it cannot be taken away again
+sys.addaudithook(collect)  # an audit hook cannot be removed
 
 
 def events_of(action):
-    global seen
-    seen = []
+    global collected
+    collected = []
     try:
         action()
     finally:
-        events, seen = seen, None
+        events, collected = collected, None
     return events
 
 
 def make(cls, config, safe_mode=True):
-    """Makes an object of a config as a model that is loaded does."""
+    """Makes an object from a config, as loading a model does."""
     return keras.saving.deserialize_keras_object(
         {
             "module": cls.__module__,
@@ -62,34 +62,34 @@ SETTINGS = [
 @pytest.mark.parametrize("safe_mode", [True, False])
 @pytest.mark.parametrize(("cls", "setting"), SETTINGS)
 @OBJECTS
-def test_a_setting_is_never_made_an_object(cls, setting, thing, safe_mode):
-    def hostile():
-        # As it is in the config: nothing was made of it before it was refused.
-        received = re.escape(f"{setting}={thing!r}")
+def test_no_setting_is_deserialized_to_an_object(cls, setting, payload, safe_mode):
+    def load():
+        # The value from the config: it was rejected before anything was made from it.
+        received = re.escape(f"{setting}={payload!r}")
         with pytest.raises((TypeError, ValueError), match=received):
-            make(cls, {**cls().get_config(), setting: thing}, safe_mode)
+            make(cls, {**cls().get_config(), setting: payload}, safe_mode)
 
-    assert events_of(hostile) == []
+    assert events_of(load) == []
 
 
 @OBJECTS
-def test_a_setting_that_is_none_of_the_class_is_refused(thing):
-    def hostile():
+def test_an_unknown_setting_is_rejected(payload):
+    def load():
         with pytest.raises(TypeError, match="activation"):
-            make(SmoothL1Loss, {**SmoothL1Loss().get_config(), "activation": thing})
+            make(SmoothL1Loss, {**SmoothL1Loss().get_config(), "activation": payload})
 
-    assert events_of(hostile) == []
+    assert events_of(load) == []
 
 
 @pytest.mark.parametrize("cls", [SmoothL1Loss, SmoothL1Error])
-def test_making_one_runs_no_code_opens_no_file_and_imports_nothing(cls):
+def test_from_config_runs_no_code_opens_no_file_and_imports_nothing(cls):
     config = cls(beta=[0.1, 0.2]).get_config()
-    make(cls, config)  # what is imported at the first time is not the config's doing
+    make(cls, config)  # the first call may import modules, for any config
     assert events_of(lambda: make(cls, config)) == []
-    assert events_of(lambda: open(__file__).close())  # the watch is awake
+    assert events_of(lambda: open(__file__).close())  # the audit hook works
 
 
-def test_a_tampered_file_is_refused(tmp_path):
+def test_a_tampered_file_is_rejected(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", SmoothL1Loss(beta=0.123))
     model.save(tmp_path / "good.keras")
@@ -107,14 +107,14 @@ def test_a_tampered_file_is_refused(tmp_path):
         keras.models.load_model(tmp_path / "bad.keras")
 
 
-def test_a_lambda_is_refused_with_the_package_imported(tmp_path):
+def test_lambda_layers_are_rejected_with_the_package_imported(tmp_path):
     layers = [keras.Input((2,)), keras.layers.Lambda(lambda x: x, output_shape=(2,))]
     keras.Sequential(layers).save(tmp_path / "lambda.keras")
     with pytest.raises(ValueError, match="arbitrary code"):
         keras.models.load_model(tmp_path / "lambda.keras")
 
 
-def test_a_config_reaches_three_names_of_the_package():
+def test_a_config_can_use_three_registered_names_of_the_package():
     registered = keras.saving.get_custom_objects()
     ours = {name for name in registered if "smooth" in name.lower()}
     assert ours == {
@@ -127,7 +127,7 @@ def test_a_config_reaches_three_names_of_the_package():
     ("module", "name"),
     [("keras_smoothl1.__main__", "main"), ("keras_smoothl1.self_check", "check")],
 )
-def test_a_config_reaches_no_other_function(module, name):
+def test_a_config_can_use_no_other_function_of_the_package(module, name):
     config = {"module": module, "class_name": "function", "config": name}
     with pytest.raises((TypeError, ValueError), match=name):
         keras.saving.deserialize_keras_object({**config, "registered_name": name})

@@ -1,4 +1,4 @@
-"""How sample weights and masks are broadcast, what they count, what they hide."""
+"""Sample weights and masks: broadcasting, reductions and missing values."""
 
 import keras
 import numpy as np
@@ -21,12 +21,12 @@ def normal(shape):
 
 
 def weights(shape):
-    """Some of them zero."""
+    """Random weights, some of them zero."""
     return (RNG.uniform(0.1, 2, shape) * RNG.integers(0, 3, shape)).astype("float32")
 
 
 def masked(y_pred, mask):
-    """y_pred as a layer would leave it."""
+    """y_pred with a mask, like the output of a layer."""
     y_pred = keras.ops.convert_to_tensor(y_pred)
     set_keras_mask(y_pred, keras.ops.convert_to_tensor(mask, "bool"))
     assert get_keras_mask(y_pred) is not None
@@ -52,7 +52,7 @@ def masked(y_pred, mask):
 def test_weights_are_broadcast_from_the_left(shape, reduction, reduce_dims):
     y_true, y_pred, weight = normal((4, 3, 2, 5)), normal((4, 3, 2, 5)), weights(shape)
     loss = SmoothL1Loss(0.5, reduction, reduce_dims)
-    value, (by_pred,) = value_and_gradients(lambda x: loss(y_true, x, weight), y_pred)
+    value, (grad_pred,) = value_and_gradients(lambda x: loss(y_true, x, weight), y_pred)
     expected, gradient = oracle.loss_and_gradient(
         y_true,
         y_pred,
@@ -62,7 +62,7 @@ def test_weights_are_broadcast_from_the_left(shape, reduction, reduce_dims):
         reduce_dims=() if reduce_dims is None else reduce_dims,
     )
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(by_pred, gradient, rtol=1e-5)
+    np.testing.assert_allclose(grad_pred, gradient, rtol=1e-5)
 
 
 @pairwise(
@@ -87,11 +87,11 @@ def test_masked_elements_never_count(mask_shape, reduction, reduce_dims, weight_
         reduction,
         () if reduce_dims is None else reduce_dims,
     )
-    value, (by_pred,) = value_and_gradients(
+    value, (grad_pred,) = value_and_gradients(
         lambda x: loss(y_true, masked(x, mask), weight), y_pred
     )
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(by_pred, gradient, rtol=1e-5)
+    np.testing.assert_allclose(grad_pred, gradient, rtol=1e-5)
 
 
 HIDDEN = [np.nan, np.inf, -np.inf]
@@ -138,18 +138,18 @@ def test_a_mask_hides_missing_values_and_weights(reduction, hidden):
 
 @pytest.mark.parametrize("reduce_dims", [None, -1, (0, 1)])
 @pytest.mark.parametrize("reduction", ["sum", *MEANS])
-def test_nothing_to_average_is_zero_and_so_is_its_gradient(reduction, reduce_dims):
+def test_loss_and_gradient_are_zero_if_no_element_counts(reduction, reduce_dims):
     y_true, y_pred = np.full((4, 3), np.nan, "float32"), normal((4, 3))
     loss = SmoothL1Loss(reduction=reduction, reduce_dims=reduce_dims)
-    value, (by_pred,) = value_and_gradients(
+    value, (grad_pred,) = value_and_gradients(
         lambda x: loss(y_true, x, np.zeros(4, "float32")), y_pred
     )
     assert value == 0
-    np.testing.assert_array_equal(by_pred, np.zeros((4, 3)))
+    np.testing.assert_array_equal(grad_pred, np.zeros((4, 3)))
     assert to_numpy(loss(y_true, masked(y_pred, np.zeros(4, bool)))) == 0
 
 
-# Those that Huber takes, too.
+# Shapes that Keras's Huber also accepts.
 WEIGHT_SHAPES = {
     (4, 5): [(), (1,), (4,), (4, 1)],
     (4, 3, 5): [(), (4, 3), (4, 3, 1), (4, 1), (1, 3)],
@@ -158,7 +158,7 @@ WEIGHT_SHAPES = {
 
 
 @pairwise(y_shape=WEIGHT_SHAPES, reduction=MEANS, with_mask=[False, True])
-def test_means_are_those_of_huber_over_beta(y_shape, reduction, with_mask):
+def test_means_match_huber_divided_by_beta(y_shape, reduction, with_mask):
     y_true, y_pred = normal(y_shape), normal(y_shape)
     mask = RNG.integers(0, 2, y_shape[:-1]).astype(bool)
     huber = keras.losses.Huber(delta=0.25, reduction=reduction)
@@ -167,7 +167,7 @@ def test_means_are_those_of_huber_over_beta(y_shape, reduction, with_mask):
         huber_weight = weight
         if weight is not None and (with_mask or reduction == "mean_with_sample_weight"):
             # Huber would broadcast the weight to the mask from the right, and divide by
-            # the sum of the weights as they are, not as they are broadcast.
+            # the sum of the weights before they are broadcast.
             huber_weight = oracle.broadcast(weight, y_shape)[..., 0].copy()
         y = masked(y_pred, mask) if with_mask else keras.ops.convert_to_tensor(y_pred)
         np.testing.assert_allclose(
@@ -177,7 +177,7 @@ def test_means_are_those_of_huber_over_beta(y_shape, reduction, with_mask):
         )
 
 
-def test_weights_of_shape_n_belong_to_the_batch_of_a_cube():
+def test_weights_of_shape_n_apply_to_the_first_axis_of_a_cube():
     y_pred = np.arange(27, dtype="float32").reshape(3, 3, 3)
     weight = np.array([0.0, 1.0, 2.0], "float32")
     loss = SmoothL1Loss()(y_pred * 0, y_pred, weight)
@@ -189,33 +189,33 @@ def test_weights_of_shape_n_belong_to_the_batch_of_a_cube():
 @pytest.mark.parametrize(
     "shape", [(3,), (5,), (4, 5), (4, 3, 2), (2, 3), (4, 3, 5, 2), (4, 3, 5, 1, 1)]
 )
-def test_a_weight_that_fits_nothing_is_an_error_that_names_both_shapes(shape):
+def test_an_incompatible_weight_raises_an_error_with_both_shapes(shape):
     y = normal((4, 3, 5))
-    for receives in (SmoothL1Loss(), SmoothL1Error().update_state):
+    for function in (SmoothL1Loss(), SmoothL1Error().update_state):
         with pytest.raises(ValueError, match="sample_weight") as error:
-            receives(y, y, np.ones(shape, "float32"))
+            function(y, y, np.ones(shape, "float32"))
         assert f"sample_weight of shape {shape}" in str(error.value)
         assert "y_pred of shape (4, 3, 5)" in str(error.value)
 
 
-def test_a_mask_that_fits_nothing_is_an_error():
+def test_an_incompatible_mask_raises_an_error():
     y = normal((4, 3, 5))
     with pytest.raises(ValueError, match="mask of shape"):
         SmoothL1Loss()(y, masked(y, np.ones((4, 5), bool)))
 
 
-def test_a_trailing_dimension_of_1_of_a_weight_may_be_in_excess():
+def test_a_weight_may_have_an_extra_trailing_dimension_of_1():
     y_true, y_pred, weight = normal(4), normal(4), weights((4, 1))
     assert to_numpy(SmoothL1Loss()(y_true, y_pred, weight)) == to_numpy(
         SmoothL1Loss()(y_true, y_pred, weight[:, 0])
     )
 
 
-def test_the_gradient_by_a_weight_is_the_loss():
+def test_the_gradient_wrt_a_weight_is_the_loss():
     y_true, y_pred = normal((4, 3)), normal((4, 3))
-    _, (by_weight,) = value_and_gradients(
+    _, (grad_weight,) = value_and_gradients(
         lambda weight: SmoothL1Loss(reduction="sum")(y_true, y_pred, weight),
         np.ones((4, 3), "float32"),
     )
     losses, _ = oracle.value_and_slope(y_pred - y_true, 1.0)
-    np.testing.assert_allclose(by_weight, losses, rtol=1e-5)
+    np.testing.assert_allclose(grad_weight, losses, rtol=1e-5)

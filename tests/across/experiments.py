@@ -1,4 +1,4 @@
-"""Experiments for backend_swap.py: one that agrees, and some with a fault."""
+"""Experiments for backend_swap.py: one that agrees on all backends, and faulty ones."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def not_on_tensorflow():
 
 
 @keras.saving.register_keras_serializable()
-class KillsInTraining(keras.layers.Layer):
+class KillsProcessInTraining(keras.layers.Layer):
     def call(self, x, training=False):
         if training:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -44,7 +44,7 @@ class KillsInTraining(keras.layers.Layer):
 
 
 def killed():
-    return small(KillsInTraining())
+    return small(KillsProcessInTraining())
 
 
 def not_built():

@@ -1,4 +1,4 @@
-"""backend_swap.py says whether backends agree, and goes on where one fails.
+"""backend_swap.py reports whether backends agree, and continues if one fails.
 
 Needs all three backends in one environment: `tox run -e cross`.
 """
@@ -20,52 +20,56 @@ EXPERIMENTS = pathlib.Path(__file__).with_name("experiments.py")
 def swap(monkeypatch, tmp_path, capsys):
     def run(function, *options):
         record = tmp_path / "numbers" / "swap.json"
-        where = f"--experiment {EXPERIMENTS}:{function} --out {tmp_path}".split()
-        command = ["backend_swap.py", *where, "--json", str(record), *options]
+        arguments = f"--experiment {EXPERIMENTS}:{function} --out {tmp_path}".split()
+        command = ["backend_swap.py", *arguments, "--json", str(record), *options]
         monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             backend_swap.main()
-        return ended.value.code, json.loads(record.read_text()), capsys.readouterr().out
+        return (
+            exit_info.value.code,
+            json.loads(record.read_text()),
+            capsys.readouterr().out,
+        )
 
     return run
 
 
-def test_an_experiment_is_the_same_on_three_backends(swap, tmp_path):
-    status, record, shown = swap("small", "--tolerance", "1e-5")
+def test_an_experiment_agrees_on_all_backends(swap, tmp_path):
+    status, record, output = swap("small", "--tolerance", "1e-5")
     assert status == 0
     assert list(record["results"]) == ["jax", "tensorflow", "torch"]
-    assert record["losses part by"] < 1e-5
-    assert len(record["final weights part by"]) == 3
-    assert max(record["final weights part by"].values()) < 1e-5
+    assert record["largest relative loss difference"] < 1e-5
+    assert len(record["largest weight difference"]) == 3
+    assert max(record["largest weight difference"].values()) < 1e-5
     for result in record["results"].values():
         assert len(result["history"]["loss"]) == 3
         assert len(result["history"]["val_loss"]) == 3
         assert result["ms per step"] > 0
-    assert "The losses agree" in shown
+    assert "The losses agree" in output
     assert (tmp_path / "swap.png").stat().st_size > 10_000
     assert (tmp_path / "start.keras").exists()
 
 
-def test_curves_that_part_are_told_by_the_exit_status(swap):
-    status, record, shown = swap("random", "--backends", "torch", "jax")
+def test_diverging_losses_set_the_exit_status(swap):
+    status, record, output = swap("random", "--backends", "torch", "jax")
     assert status == 1
     assert list(record["results"]) == ["torch", "jax"]
-    assert record["losses part by"] > 1e-3
-    assert "The losses part" in shown
+    assert record["largest relative loss difference"] > 1e-3
+    assert "The losses differ" in output
 
 
-def test_a_backend_that_fails_is_reported_while_the_others_finish(swap):
-    status, record, shown = swap(
+def test_a_failing_backend_is_reported_and_the_others_finish(swap):
+    status, record, output = swap(
         "not_on_tensorflow", "--epochs", "1", "--backends", "jax", "tensorflow"
     )
     assert status == 1
     assert list(record["results"]) == ["jax"]
     assert len(record["results"]["jax"]["history"]["loss"]) == 1
     assert "does not train on TensorFlow" in record["failed"]["tensorflow"]
-    assert "tensorflow failed: " in shown
+    assert "tensorflow failed: " in output
 
 
-def test_a_backend_that_is_not_installed_is_named_and_left_out(swap, monkeypatch):
+def test_missing_backends_are_reported_and_skipped(swap, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec",
@@ -73,55 +77,55 @@ def test_a_backend_that_is_not_installed_is_named_and_left_out(swap, monkeypatch
             None if name in ("tensorflow", "torch") else find(name, *more)
         ),
     )
-    status, record, shown = swap("small")
+    status, record, output = swap("small")
     assert status == 1
     assert list(record["results"]) == ["jax"]
     assert record["not installed"] == ["tensorflow", "torch"]
-    assert "torch is left out" in shown
-    assert "pip install torch" in shown
-    assert "nothing was compared" in shown
+    assert "Skipped: torch is not installed" in output
+    assert "pip install torch" in output
+    assert "nothing was compared" in output
 
 
-def test_a_process_that_is_killed_is_reported(swap):
+def test_a_killed_process_is_reported(swap):
     status, record, _ = swap("killed", "--backends", "jax")
     assert status == 1
-    assert "ended by SIGKILL" in record["failed"]["jax"]
+    assert "was killed by SIGKILL" in record["failed"]["jax"]
 
 
-def test_a_mistake_is_told_once_for_all_backends(swap, tmp_path):
-    status, record, shown = swap("not_built", "--backends", "jax", "tensorflow")
+def test_an_error_common_to_all_backends_is_printed_once(swap, tmp_path):
+    status, record, output = swap("not_built", "--backends", "jax", "tensorflow")
     assert status == 1
-    assert shown.count("give it an Input") == 1
-    assert "jax, tensorflow failed: " in shown
-    assert f"{tmp_path}/jax.log" in shown.replace("\n", "")
+    assert output.count("add a keras.Input") == 1
+    assert "jax, tensorflow failed: " in output
+    assert f"{tmp_path}/jax.log" in output.replace("\n", "")
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("shuffled", "shuffle is decided here"),
+        ("shuffled", "shuffle is set by this script"),
         ("swapped", "must return a model and a dict"),
         ("nowhere", "has no function nowhere"),
     ],
 )
-def test_what_is_wrong_with_an_experiment_is_said(function, message):
+def test_a_faulty_experiment_raises_an_error(function, message):
     with pytest.raises((AttributeError, TypeError, ValueError), match=message):
         backend_swap.call(EXPERIMENTS, function)
 
 
-def test_what_cannot_be_carried_to_another_backend_is_refused():
+def test_values_that_cannot_be_serialized_are_rejected():
     with pytest.raises(TypeError, match="x must be arrays or plain values"):
-        backend_swap.carried("x", (batch for batch in [1]))
+        backend_swap.portable("x", (batch for batch in [1]))
 
 
-def test_a_file_with_the_name_of_another_module_is_refused(tmp_path):
+def test_a_file_named_like_another_module_is_rejected(tmp_path):
     file = tmp_path / "display.py"
     file.write_text("def experiment(): pass")
     with pytest.raises(ImportError, match="rename it"):
         backend_swap.call(file, "experiment")
 
 
-def test_weights_that_are_nan_are_not_taken_for_equal():
+def test_nan_weights_are_not_considered_equal():
     ones, nan = np.ones(2), np.full(2, np.nan)
     assert np.isnan(compare_weights.largest_difference([ones, nan], [ones, ones]))
 
@@ -133,7 +137,7 @@ def test_weights_that_are_nan_are_not_taken_for_equal():
         ("f", "must be FILE.py:FUNCTION"),
     ],
 )
-def test_an_experiment_that_is_nowhere_is_refused(
+def test_an_invalid_experiment_option_is_rejected(
     monkeypatch, capsys, experiment, message
 ):
     monkeypatch.setattr(sys, "argv", ["backend_swap.py", "--experiment", experiment])

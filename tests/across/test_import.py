@@ -1,4 +1,4 @@
-"""Importing the package imports no backend that Keras has not already chosen.
+"""Importing the package imports no backend other than that of Keras.
 
 Needs all three backends in one environment: `tox run -e cross`.
 """
@@ -21,11 +21,11 @@ print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_importing_the_package_brings_in_no_second_backend(backend):
-    printed = subprocess.check_output(
+def test_importing_the_package_imports_no_other_backend(backend):
+    output = subprocess.check_output(
         [sys.executable, "-c", SCRIPT], env={**os.environ, "KERAS_BACKEND": backend}
     )
-    before, added = json.loads(printed.splitlines()[-1])
+    before, added = json.loads(output.splitlines()[-1])
     assert backend in before
     assert f"keras_smoothl1.backends.{backend}" in added
     others = [name for name in BACKENDS if name != backend]

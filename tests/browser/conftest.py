@@ -1,4 +1,4 @@
-"""A browser on the built site; SITE is the folder with its index.html."""
+"""Opens the built site in a browser. SITE is the folder with its index.html."""
 
 import os
 import pathlib
@@ -8,8 +8,8 @@ import pytest
 from install_browser import browser as installed_browser
 from playwright.sync_api import sync_playwright
 
-# Nothing of this is for the page: a container has no sandbox, and the rest would call
-# home or want a GPU.
+# None of these changes the page. A container has no sandbox. The other flags turn off
+# the GPU and the network requests of the browser.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -22,7 +22,7 @@ FLAGS = [
 
 
 @pytest.fixture(autouse=True)
-def _as_exact_as_the_page():
+def _float64_as_in_javascript():
     with jax.enable_x64(True):
         yield
 
@@ -34,7 +34,7 @@ def site():
 
 @pytest.fixture(scope="session")
 def browser():
-    # None is playwright's own.
+    # None selects Playwright's own browser.
     path = installed_browser()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
@@ -44,16 +44,16 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, site):
-    """Opens a page, where nothing may go wrong or come from the network."""
-    contexts, complaints = [], []
+    """Opens pages; fails if one logs an error or warning, or requests remote data."""
+    contexts, problems = [], []
 
     def watch_request(request):
         if not request.url.startswith(("file:", "data:")):
-            complaints.append(f"asked for {request.url}")
+            problems.append(f"requested {request.url}")
 
     def watch_console(message):
         if message.type in ("error", "warning"):
-            complaints.append(f"console: {message.text}")
+            problems.append(f"console: {message.text}")
 
     def open_page(
         width=1280, height=900, color_scheme="light", address="try_it.html", **options
@@ -67,14 +67,14 @@ def open_page(browser, site):
         page = context.new_page()
         page.on("request", watch_request)
         page.on("console", watch_console)
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.goto((site / address).as_uri())
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []
 
 
 @pytest.fixture

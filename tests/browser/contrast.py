@@ -1,4 +1,4 @@
-"""How far colors stand out from each other."""
+"""Colors and their contrast."""
 
 import re
 
@@ -14,7 +14,7 @@ def color(page, selector, part):
 
 
 def contrast(one, other):
-    """The ratio of WCAG 2."""
+    """The contrast ratio of WCAG 2."""
 
     def luminance(rgb):
         rgb = np.array(rgb) / 255

@@ -1,4 +1,4 @@
-"""The figure of docs/try_it.md, in a real browser and beside the package."""
+"""The figure of docs/try_it.md in a real browser, compared with the package."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SCHEMES = ["light", "dark"]
 each_beta = pytest.mark.parametrize(
     "beta_keys",
     [["Home"], ["PageDown"] * 3, [], ["End"]],
-    ids=["smallest", "small", "first", "largest"],
+    ids=["smallest", "small", "initial", "largest"],
 )
 each_height = pytest.mark.parametrize(
     "height_keys",
@@ -33,7 +33,7 @@ def press(page, selector, keys):
 
 
 def numbers(page):
-    """All numbers that the page shows, in full."""
+    """All numbers that the page shows, at full precision."""
     return page.evaluate(
         """() => Object.fromEntries(
             [...document.querySelectorAll("[data-shows]")]
@@ -47,19 +47,19 @@ def points(page):
     return np.array([*data["points"], outlier]).T
 
 
-def study(page, beta_keys, height_keys):
-    """What the page shows once the keys are pressed, and the points it is about."""
+def adjust(page, beta_keys, height_keys):
+    """Presses the keys; returns the numbers and the points that the page shows then."""
     press(page, BETA, beta_keys)
     press(page, OUTLIER, height_keys)
     return numbers(page), *points(page)
 
 
 def scroll_to(page, selector):
-    # Not by playwright, which leaves what is in view at the edge of the screen.
+    # Playwright would not scroll to a visible element at the edge of the screen.
     page.locator(selector).evaluate(
         "place => place.scrollIntoView({block: 'center', behavior: 'instant'})"
     )
-    # What a finger may scroll is known to the browser once the frame is on the screen.
+    # The browser knows which elements a finger can scroll once it has drawn the frame.
     page.evaluate(
         """() => new Promise((done) =>
             requestAnimationFrame(() => requestAnimationFrame(done)))"""
@@ -81,7 +81,7 @@ def drag(page, selector, across, up):
 
 
 def touch(page, selector, offset, up):
-    """A finger goes down `offset` from the middle of an element, and then up."""
+    """Touches `offset` from the middle of an element, and swipes up by `up` pixels."""
     x, y = middle(page, selector)
     x, y = x + offset[0], y + offset[1]
     session = page.context.new_cdp_session(page)
@@ -99,8 +99,8 @@ def touch(page, selector, offset, up):
 
 @each_beta
 @each_height
-def test_the_shown_numbers_are_those_of_the_package(page, beta_keys, height_keys):
-    shown, x, y = study(page, beta_keys, height_keys)
+def test_the_numbers_match_the_package(page, beta_keys, height_keys):
+    shown, x, y = adjust(page, beta_keys, height_keys)
     predicted = shown["smooth.intercept"] + shown["smooth.rise"] * x
 
     losses = np.asarray(smooth_l1_loss(y, predicted, shown["beta"]))
@@ -114,8 +114,8 @@ def test_the_shown_numbers_are_those_of_the_package(page, beta_keys, height_keys
 
 @each_beta
 @each_height
-def test_no_line_has_a_smaller_mean_loss_than_the_shown(page, beta_keys, height_keys):
-    shown, x, y = study(page, beta_keys, height_keys)
+def test_the_line_minimizes_the_mean_loss(page, beta_keys, height_keys):
+    shown, x, y = adjust(page, beta_keys, height_keys)
 
     def mean_loss(line):
         return smooth_l1_loss(y, line[0] + line[1] * x, shown["beta"]).mean()
@@ -125,8 +125,8 @@ def test_no_line_has_a_smaller_mean_loss_than_the_shown(page, beta_keys, height_
 
 
 @each_height
-def test_the_dashed_line_is_that_of_least_squares(page, height_keys):
-    shown, x, y = study(page, [], height_keys)
+def test_the_dashed_line_is_the_least_squares_fit(page, height_keys):
+    shown, x, y = adjust(page, [], height_keys)
     rise, intercept = np.polyfit(x, y, 1)
     d = intercept + rise * x - y
     assert shown["squares.rise"] == pytest.approx(rise)
@@ -149,14 +149,14 @@ def test_numbers_are_shown_with_four_digits(page, beta_keys):
         )
 
 
-def test_a_large_beta_makes_both_lines_one(page):
+def test_both_lines_coincide_for_a_large_beta(page):
     press(page, BETA, ["End"])
     shown = numbers(page)
     assert shown["smooth.rise"] == pytest.approx(shown["squares.rise"])
     assert shown["smooth.intercept"] == pytest.approx(shown["squares.intercept"])
 
 
-def test_dragged_up_the_outlier_takes_only_the_dashed_line_along(page):
+def test_dragging_the_outlier_up_moves_only_the_dashed_line(page):
     before = numbers(page)
     drag(page, OUTLIER_POINT, 0, up=40)
     after = numbers(page)
@@ -172,7 +172,7 @@ def test_dragged_up_the_outlier_takes_only_the_dashed_line_along(page):
     [(OUTLIER_POINT, OUTLIER, "outlier", 0, -80), (BETA_POINT, BETA, "beta", 60, 0)],
     ids=["outlier", "beta"],
 )
-def test_a_dragged_point_follows_the_mouse_and_its_range_goes_along(
+def test_a_dragged_point_follows_the_mouse_and_moves_its_slider(
     page, point, range_, name, across, up
 ):
     scroll_to(page, point)
@@ -191,7 +191,7 @@ def test_a_dragged_point_follows_the_mouse_and_its_range_goes_along(
 @pytest.mark.parametrize(
     ("far", "beta", "outlier"), [(-300, 0.0501, -3), (300, 5.01, 14)]
 )
-def test_dragged_out_of_the_drawing_a_point_goes_to_its_end(page, far, beta, outlier):
+def test_a_point_dragged_out_of_the_drawing_stops_at_the_edge(page, far, beta, outlier):
     drag(page, BETA_POINT, far, 0)
     drag(page, OUTLIER_POINT, 0, far)
     shown = numbers(page)
@@ -199,7 +199,7 @@ def test_dragged_out_of_the_drawing_a_point_goes_to_its_end(page, far, beta, out
 
 
 @pytest.mark.parametrize("across", [-60, 60])
-def test_points_are_dragged_along_one_axis_only(page, across):
+def test_each_point_moves_along_one_axis_only(page, across):
     before = numbers(page)
     drag(page, BETA_POINT, 0, across)
     drag(page, OUTLIER_POINT, across, 0)
@@ -210,7 +210,7 @@ def phone(open_page):
     return open_page(width=380, height=700, has_touch=True, is_mobile=True)
 
 
-def test_a_finger_on_the_ring_drags_the_outlier(open_page):
+def test_swiping_on_the_ring_drags_the_outlier(open_page):
     page = phone(open_page)
     scroll_to(page, "#fit-line")
     scrolled, before = page.evaluate("scrollY"), numbers(page)["outlier"]
@@ -219,7 +219,7 @@ def test_a_finger_on_the_ring_drags_the_outlier(open_page):
     assert page.evaluate("scrollY") == scrolled
 
 
-def test_a_finger_beside_the_points_scrolls_the_page(open_page):
+def test_swiping_outside_the_points_scrolls_the_page(open_page):
     page = phone(open_page)
     scroll_to(page, "#fit-line")
     scrolled, before = page.evaluate("scrollY"), numbers(page)
@@ -228,7 +228,7 @@ def test_a_finger_beside_the_points_scrolls_the_page(open_page):
     assert numbers(page) == before
 
 
-def test_reset_brings_the_first_state_back(page):
+def test_reset_restores_the_initial_state(page):
     before = numbers(page)
     press(page, BETA, ["Home"])
     drag(page, OUTLIER_POINT, 0, 50)
@@ -237,7 +237,7 @@ def test_reset_brings_the_first_state_back(page):
     assert numbers(page) == before
 
 
-def test_tab_goes_from_beta_to_the_outlier_to_reset_and_shows_where_it_is(page):
+def test_tab_moves_from_beta_to_outlier_to_reset_with_visible_focus(page):
     page.get_by_role("slider", name="beta").focus()
     for name in ["fit-beta", "fit-outlier", "fit-reset"]:
         focused = page.evaluate(
@@ -250,7 +250,7 @@ def test_tab_goes_from_beta_to_the_outlier_to_reset_and_shows_where_it_is(page):
         page.keyboard.press("Tab")
 
 
-def test_the_range_of_beta_tells_beta_and_not_its_own_position(page):
+def test_the_beta_slider_announces_beta_instead_of_its_position(page):
     slider = page.get_by_role("slider", name="beta")
     assert slider.get_attribute("aria-valuetext") == "1"
     slider.press("End")
@@ -268,7 +268,7 @@ def test_nothing_is_wider_than_the_screen(open_page, width, color_scheme):
         assert place["x"] + place["width"] <= width
 
 
-def test_on_a_phone_the_drawings_stack_and_there_is_room_for_a_finger(open_page):
+def test_on_a_phone_drawings_are_stacked_and_controls_are_large(open_page):
     page = phone(open_page)
     above, below = (page.locator(s).bounding_box() for s in ["#fit-loss", "#fit-line"])
     assert below["y"] > above["y"] + above["height"]
@@ -282,7 +282,7 @@ def test_on_a_phone_the_drawings_stack_and_there_is_room_for_a_finger(open_page)
             assert page.evaluate(hit, [x + offset, y]) == "fit-handle"
 
 
-def test_the_drawings_follow_the_window(page):
+def test_the_drawings_resize_with_the_window(page):
     page.set_viewport_size({"width": 380, "height": 700})
     page.wait_for_function(
         "document.querySelector('#fit-line svg').getBoundingClientRect().width < 360"
@@ -305,7 +305,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("color_scheme", SCHEMES)
-def test_what_is_drawn_stands_out(open_page, color_scheme):
+def test_the_drawings_have_enough_contrast(open_page, color_scheme):
     page = open_page(color_scheme=color_scheme)
     background = color(page, "body", "backgroundColor")
     for selector, (part, least) in PARTS.items():
@@ -313,7 +313,7 @@ def test_what_is_drawn_stands_out(open_page, color_scheme):
         assert drawn >= least, selector
 
 
-def test_the_theme_of_the_site_goes_before_that_of_the_system(open_page):
+def test_the_theme_of_the_site_overrides_that_of_the_system(open_page):
     def colors(page):
         return [color(page, selector, part) for selector, (part, _) in PARTS.items()]
 
@@ -326,7 +326,7 @@ def test_the_theme_of_the_site_goes_before_that_of_the_system(open_page):
             assert colors(page) == of_system[theme]
 
 
-def test_without_javascript_the_page_says_what_is_missing(open_page):
+def test_without_javascript_the_page_shows_a_notice(open_page):
     page = open_page(java_script_enabled=False)
     assert page.locator("noscript p").is_visible()
     assert not page.locator("#fit").is_visible()

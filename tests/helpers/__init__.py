@@ -1,1 +1,1 @@
-"""What a result should be, and gradients by autodiff: for tests and benchmarks."""
+"""Reference results and derivatives, for tests and benchmarks."""

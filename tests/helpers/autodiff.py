@@ -1,4 +1,4 @@
-"""Gradients by the autodiff of Keras's backend."""
+"""Derivatives by the automatic differentiation of the backend."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ BACKEND = keras.backend.backend()
 
 
 def value_and_gradients(function, *inputs):
-    """The value of function(*inputs), and the gradients of the sum of its entries."""
+    """Returns function(*inputs), and the gradient of its sum wrt each input."""
     if BACKEND == "jax":
         import jax
 
@@ -37,16 +37,16 @@ def value_and_gradients(function, *inputs):
 def to_numpy(x):
     if BACKEND == "torch":
         x = x.detach()
-    if keras.backend.standardize_dtype(x.dtype) == "bfloat16":  # NumPy has none
+    if keras.backend.standardize_dtype(x.dtype) == "bfloat16":  # not a NumPy dtype
         x = keras.ops.cast(x, "float32")
     return np.asarray(keras.ops.convert_to_numpy(x))
 
 
 def derivative(mode, function, direction):
-    """The function of x that is a derivative of a scalar function along a direction.
+    """Returns a function of x: a directional derivative of a scalar function.
 
-    "forward" is the first, a scalar. The others are the second, in the shape of x: how
-    the gradient changes along the direction.
+    "forward" gives the first derivative along the direction, a scalar. The other modes
+    give the product of the Hessian and the direction, in the shape of x.
     """
     forward, reverse = AUTODIFF[BACKEND]()
     direction = keras.ops.convert_to_tensor(direction)

@@ -1,8 +1,8 @@
-"""The exact loss and slope of an error, and how far a result is from them.
+"""The exact loss and slope for an error, and the distance of a result from them.
 
-Exact means computed by mpmath at 200 bits, from the error and beta as the dtype holds
-them, by the two branches of the definition. A unit in the last place (ulp) is the
-distance between neighbouring numbers of the dtype at the exact result.
+Exact results are computed by mpmath at 200 bits, from the error and beta as the dtype
+represents them, by the two branches of the definition. A unit in the last place (ulp)
+is the distance between neighboring numbers of the dtype at the exact result.
 """
 
 import math
@@ -28,7 +28,7 @@ def errors(beta, dtype, number=400, seed=0):
 
 
 def value_and_slope(errors, beta):
-    """Two lists of exact numbers. beta is rounded to the dtype of the errors."""
+    """Returns two lists of exact numbers. Rounds beta to the dtype of the errors."""
     with mpmath.workprec(200):
         b = mpmath.mpf(float(errors.dtype.type(beta)))
         values, slopes = [], []
@@ -44,20 +44,20 @@ def value_and_slope(errors, beta):
 
 
 def worst_ulp(results, exact):
-    """The largest distance in ulp, and how many results are NaN or infinite.
+    """Returns the largest distance in ulp, and the number of NaN or infinite results.
 
-    Only exact results that are normal numbers of the dtype are looked at.
+    Only elements whose exact result is a normal number of the dtype are considered.
     """
     info = np.finfo(results.dtype)
     bits = BITS[results.dtype.name]
-    worst, lost = 0.0, 0
+    worst, non_finite = 0.0, 0
     for result, truth in zip(results.tolist(), exact, strict=True):
         if not info.tiny <= abs(truth) <= info.max:
             continue
         if not math.isfinite(result):
-            lost += 1
+            non_finite += 1
             continue
         with mpmath.workprec(200):
             ulp = mpmath.ldexp(1, mpmath.frexp(truth)[1] - bits)
             worst = max(worst, float(abs(mpmath.mpf(result) - truth) / ulp))
-    return worst, lost
+    return worst, non_finite

@@ -1,4 +1,4 @@
-"""The kernel of torch/triton.py as machine code, for GPUs that need not be there."""
+"""Machine code of the kernel in torch/triton.py, for GPUs that need not be present."""
 
 import math
 import re
@@ -18,7 +18,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 SHAPE = (4096, 64, 64, 4)
-# What a step of a mean computes at once; the dtype; and what comes with it.
+# A mean and its gradient: the dtype, the weight and the beta of each variant.
 VARIANTS = {
     "mean": {},
     "mean, float16": {"dtype": "fp16"},
@@ -36,7 +36,7 @@ NVIDIA = {
     "wide load": r"LDG\.E\.128",
     "store": r"STG\.E(?!\.128)",
     "wide store": r"STG\.E\.128",
-    "division": r"FCHK|MUFU\.RCP64H",  # part of one that is rounded to the nearest
+    "division": r"FCHK|MUFU\.RCP64H",  # part of a correctly rounded one
     "spill": r"LDL|STL",
 }
 AMD = {
@@ -51,9 +51,9 @@ AMD = {
 
 
 def instructions(target, **variant):
-    """Counts of instructions of a kind in a thread, and its elements.
+    """Returns the instructions of each kind per thread, and the elements per thread.
 
-    Each tile's code stands there twice, for tiles that are whole and for others.
+    The code of a tile occurs twice, for full and for partial tiles; one is counted.
     """
     kernel, tile_size = compile_mean(target, **variant)
     kinds, code = (
@@ -72,7 +72,7 @@ def instructions(target, **variant):
 def compile_mean(
     target, *, dtype="fp32", weight=None, weight_shape=None, has_betas=False
 ):
-    """The kernel for a mean of SHAPE with its gradient, and the size of its tile."""
+    """Compiles a mean of SHAPE with its gradient; returns kernel and tile size."""
     strides = tuple(math.prod(SHAPE[axis + 1 :]) for axis in range(len(SHAPE)))
     betas_shape = (1,) * (len(SHAPE) - 1) + SHAPE[-1:] if has_betas else None
     plan = kernels._plan(SHAPE, strides, weight_shape, betas_shape, 0)

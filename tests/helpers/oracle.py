@@ -1,4 +1,4 @@
-"""What the loss should be, in float64 NumPy and written apart from the package."""
+"""A reference implementation in float64 NumPy, independent of the package."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def value_and_slope(error, beta):
 
 
 def broadcast(x, shape):
-    """Broadcasts x to shape, with the missing axes at the end instead of the start."""
+    """Broadcasts x to shape from the left: missing axes are added at the end."""
     x = np.asarray(x)
     return np.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)
 
@@ -32,10 +32,10 @@ def loss_and_gradient(
     reduce_dims=(),
     keepdims=True,
 ):
-    """The loss, and the gradient by y_pred of the sum of its entries.
+    """Returns the loss, and the gradient of its sum with respect to y_pred.
 
-    Every element gets the share with which it enters the result, one after another, as
-    the contract tells it in words.
+    Follows the documented rules step by step. The share of an element is the factor by
+    which its loss enters the result.
     """
     y_true, y_pred = np.asarray(y_true, "float64"), np.asarray(y_pred, "float64")
     shape = y_pred.shape
@@ -56,8 +56,8 @@ def loss_and_gradient(
         result = entries.sum()
     else:
         entry_weight = _ratio(weight.sum(axes, keepdims=True), size)
-        by_weight = reduction == "mean_with_sample_weight" and sample_weight is not None
-        divisor = entry_weight.sum() if by_weight else (size > 0).sum()
+        weighted = reduction == "mean_with_sample_weight" and sample_weight is not None
+        divisor = entry_weight.sum() if weighted else (size > 0).sum()
         result = _ratio(entries.sum(), divisor)
         share = _ratio(share, divisor)
     return result, share * slope

@@ -3,7 +3,7 @@
 import re
 
 
-def test_the_loss_of_the_boxes_falls(example):
-    printed = example("retinanet", "--short")
-    first, last = re.search(r"bbox_regression_loss +(\S+) +(\S+)", printed).groups()
+def test_the_box_loss_decreases(example):
+    output = example("retinanet", "--short")
+    first, last = re.search(r"bbox_regression_loss +(\S+) +(\S+)", output).groups()
     assert 0 < float(last) < float(first)

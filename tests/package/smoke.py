@@ -1,4 +1,4 @@
-"""Trains, saves and loads with the installed package: smoke.py BACKEND."""
+"""Trains, saves and loads a model with the installed package: smoke.py BACKEND."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ start = time.perf_counter()
 import keras_smoothl1
 print(1000 * (time.perf_counter() - start))
 """
-MOST = 50  # milliseconds
+MAX_IMPORT_MS = 50
 
 
 def train_save_and_load():
@@ -47,7 +47,7 @@ def time_import():
     ]
     added = statistics.median(runs)
     print(f"import keras_smoothl1 adds {added:.1f} ms to import keras")
-    assert added < MOST, runs
+    assert added < MAX_IMPORT_MS, runs
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Installs the built wheel into an empty environment, and uses it far from here.
+"""Tests the built wheel in an empty environment, outside the repository.
 
     python try_wheel.py DIST CONSTRAINTS
 
-DIST is the folder with the wheel. Constraints are those of pip for what it needs.
+DIST is the folder of the wheel. CONSTRAINTS is a pip constraints file.
 """
 
 import os
@@ -20,12 +20,12 @@ PACKAGE = HERE.parents[1] / "keras_smoothl1"
 
 
 def check_files(wheel):
-    """The package and what describes it, nothing else."""
+    """The wheel has the package and its metadata, and nothing else."""
     names = set(zipfile.ZipFile(wheel).namelist())
     print(f"\n{wheel.name}:", *sorted(names), sep="\n  ", flush=True)
-    about = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
-    described = {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
-    expected = {f"{about}/{name}" for name in described} | {
+    dist_info = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
+    metadata = {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
+    expected = {f"{dist_info}/{name}" for name in metadata} | {
         path.relative_to(PACKAGE.parent).as_posix()
         for path in PACKAGE.rglob("*")
         if path.is_file() and path.suffix != ".pyc"

@@ -1,13 +1,13 @@
-"""This package's loss in the place of Keras's own, and a count of how often it ran.
+"""Replaces Keras's own losses with this package's loss, and records the calls.
 
 With d = y_pred - y_true and SmoothL1(d, beta):
 
     d²              = 2 beta SmoothL1(d, beta)    if |d| < beta
-    |d|             = SmoothL1(d, beta)           but for beta / 2, as beta goes to 0
+    |d|             = SmoothL1(d, beta)           up to beta / 2, as beta goes to 0
     Huber(d, delta) = delta SmoothL1(d, delta)
 
 The betas are powers of two, so that scaling by them does not round. Keras's losses
-average over the last axis first, which `reduce_dims=-1` does.
+average over the last axis first, hence `reduce_dims=-1`.
 """
 
 import sys
@@ -22,7 +22,7 @@ from keras_smoothl1 import SmoothL1Error, SmoothL1Loss, smooth_l1_loss
 ABOVE_ALL_ERRORS = 2.0**30
 BELOW_ALL_ERRORS = 2.0**-100
 
-# The name of each method below that has run; in a compiled step, that was traced.
+# The name of each method below that ran, or was traced in a compiled step.
 calls = []
 
 
@@ -33,7 +33,7 @@ def record(method):
 if keras.backend.backend() == "torch":
     import torch
 
-    # Else each call would have a step compiled anew, for a list of another length.
+    # Otherwise each call would recompile the step, as the list has grown.
     record = torch.compiler.assume_constant_result(record)
 
 
@@ -57,7 +57,7 @@ def mean_absolute_error(y_true, y_pred):
 
 
 class ScaledLoss(SmoothL1Loss):
-    """A loss that is made as Keras's own are, and times a constant."""
+    """A loss with the constructor of Keras's own losses, times a constant."""
 
     default_name = None
     beta_and_scale = None
@@ -81,7 +81,7 @@ class ScaledLoss(SmoothL1Loss):
     def get_config(self):
         record(f"{type(self).__name__}.get_config")
         config = super().get_config()
-        # What else there is follows from the class.
+        # The class determines the other settings.
         return {key: config[key] for key in ("reduction", "name", "dtype")}
 
 
@@ -110,7 +110,7 @@ class Huber(ScaledLoss):
 
 
 class SquaredError(ScaledLoss):
-    """What loss_test.py calls ExampleLoss: no average over the last axis."""
+    """ExampleLoss of loss_test.py, which does not average over the last axis."""
 
     default_name = "example_loss"
     beta_and_scale = MeanSquaredError.beta_and_scale
@@ -161,16 +161,16 @@ REPLACED = {
 
 
 def replace_in_keras(patch):
-    """Puts the adapters wherever Keras's modules and tables of names hold one."""
-    for place, name, ours in places():
-        patch.setitem(place, name, ours)
+    """Replaces the losses and metrics in all modules and name tables of Keras."""
+    for namespace, name, ours in references():
+        patch.setitem(namespace, name, ours)
 
 
-def places():
+def references():
     for module_name, module in list(sys.modules.items()):
         if module_name.partition(".")[0] != "keras":
             continue
-        for place in (vars(module), getattr(module, "ALL_OBJECTS_DICT", {})):
-            for name, value in list(place.items()):
+        for namespace in (vars(module), getattr(module, "ALL_OBJECTS_DICT", {})):
+            for name, value in list(namespace.items()):
                 if isinstance(value, type | FunctionType) and value in REPLACED:
-                    yield place, name, REPLACED[value]
+                    yield namespace, name, REPLACED[value]

@@ -1,4 +1,4 @@
-"""Marks what differs by intent, and counts how often Keras's tests ran the loss."""
+"""Marks intentional differences, and counts the calls of the loss by Keras's tests."""
 
 import collections
 
@@ -6,14 +6,15 @@ import adapters
 import differences
 import pytest
 
-# Of each class of Keras's tests: how many ran the loss, and how often.
-RAN = pytest.StashKey()
+# For each class of Keras's tests: the tests that ran the loss, and its calls.
+LOSS_RUNS = pytest.StashKey()
 
 
 def pytest_configure(config):
-    config.stash[RAN] = collections.defaultdict(collections.Counter)
+    config.stash[LOSS_RUNS] = collections.defaultdict(collections.Counter)
     config.addinivalue_line(
-        "markers", "requires_trainable_backend: Keras's own, for backends of inference"
+        "markers",
+        "requires_trainable_backend: Keras's own, for inference-only backends",
     )
 
 
@@ -34,17 +35,17 @@ def pytest_runtest_call(item):
         calls = len(adapters.calls) - before
         if not calls:
             pytest.skip("never runs the loss")
-        item.config.stash[RAN][item.parent.name].update(tests=1, calls=calls)
+        item.config.stash[LOSS_RUNS][item.parent.name].update(tests=1, calls=calls)
     return result
 
 
 @pytest.fixture
-def ran(request):
-    return request.config.stash[RAN]
+def loss_runs(request):
+    return request.config.stash[LOSS_RUNS]
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for name, count in config.stash[RAN].items():
+    for name, count in config.stash[LOSS_RUNS].items():
         terminalreporter.write_line(
             f"{name}: {count['tests']} tests ran the loss {count['calls']} times"
         )

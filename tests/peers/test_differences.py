@@ -9,12 +9,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("file", "pattern"), CASES)
-def test_a_difference_is_that_of_a_test(request, file, pattern):
+def test_each_difference_matches_a_test(request, file, pattern):
     tests = [
         item.nodeid.partition("::")[2]
         for item in request.session.items
         if item.path.name == file
     ]
     if not tests:
-        pytest.skip("of another backend")
+        pytest.skip("for another backend")
     assert any(re.fullmatch(pattern, test) for test in tests)

@@ -1,4 +1,4 @@
-"""optax's own tests of its losses, and chex's variants of JAX's transformations."""
+"""optax's own tests of its losses, and JAX's transformations in chex's variants."""
 
 import keras
 import numpy as np
@@ -64,7 +64,7 @@ def by_function(y_pred, y_true, delta):
 
 
 def by_class(y_pred, y_true, delta):
-    del delta  # the class takes numbers alone
+    del delta  # the class accepts only numbers
     return DELTA * SmoothL1Loss(DELTA, None, dtype=y_pred.dtype)(y_true, y_pred)
 
 
@@ -103,7 +103,7 @@ def scan(loss):
     return rows
 
 
-# By predictions, targets and delta, which optax's loss can be differentiated by, too.
+# Predictions, targets and delta: optax's loss is differentiable in all three.
 ALL, ROWS = (0, 1, 2), (0, 0, None)
 TRANSFORMATIONS = {
     "value": lambda loss: loss,
@@ -125,7 +125,7 @@ TRANSFORMATIONS = {
     "scan": scan,
     "grad_of_scan": lambda loss: jax.grad(total(scan(loss)), ALL),
 }
-# A power of two, so that scaling by it does not round; on both sides of it are errors.
+# A power of two, so that scaling by it does not round. There are errors on both sides.
 DELTA = 0.5
 CASES = [
     (f"{transformation}_{dtype}", transformation, dtype)
@@ -135,7 +135,7 @@ CASES = [
 
 
 class VariantsTest(chex.TestCase):
-    """Each transformation of JAX, with and without jit, a device, and pmap."""
+    """Each transformation of JAX: with and without jit, on a device, and with pmap."""
 
     def check(self, ours, theirs, transformation, dtype):
         rng = np.random.default_rng(0)

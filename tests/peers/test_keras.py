@@ -1,7 +1,7 @@
-"""Keras's own tests, as they lie in the installed wheel, of this package's loss.
+"""Keras's own tests, from the installed wheel, run with this package's loss.
 
-Only how the loss is made and called is adapted. A test that never runs a method of the
-loss says nothing about it, and is shown as skipped.
+Only the construction and the calls of the loss are adapted. A test that never runs the
+loss proves nothing about it, and is reported as skipped.
 """
 
 import importlib
@@ -19,7 +19,7 @@ FILES = {
     "saving_lib_test": "keras.src.saving",
     "regression_metrics_test": "keras.src.metrics",
 }
-# Of the files that test other losses and metrics, too.
+# The classes to run from files that also test other losses and metrics.
 CLASSES = {
     "losses_test": {"MeanSquaredErrorTest", "MeanAbsoluteErrorTest", "HuberLossTest"},
     "regression_metrics_test": {"MeanSquaredErrorTest", "MeanAbsoluteErrorTest"},
@@ -27,7 +27,7 @@ CLASSES = {
 
 
 def import_files():
-    # The loss is there before, since a file derives a class from what it tests.
+    # The loss is replaced before the import, since a file subclasses what it tests.
     with pytest.MonkeyPatch.context() as patch:
         adapters.replace_in_keras(patch)
         return {
@@ -36,18 +36,18 @@ def import_files():
         }
 
 
-def chosen_classes():
-    """Their classes, by names that pytest shows, such as loss_test_LossTest."""
+def selected_classes():
+    """Yields the test classes and their names in pytest, such as loss_test_LossTest."""
     for file, module in MODULES.items():
         for name, value in vars(module).items():
-            chosen = name in CLASSES.get(file, {name})
-            if chosen and isinstance(value, type) and issubclass(value, TestCase):
+            selected = name in CLASSES.get(file, {name})
+            if selected and isinstance(value, type) and issubclass(value, TestCase):
                 yield f"{file}_{name}", value
 
 
 MODULES = import_files()
-globals().update(chosen_classes())
-# As saving_lib_test.py does with the loss that it defines.
+globals().update(selected_classes())
+# saving_lib_test.py does the same with the loss that it defines.
 keras.saving.register_keras_serializable("my_custom_package")(
     adapters.my_mean_squared_error
 )
@@ -65,9 +65,9 @@ def _our_loss(monkeypatch):
     )
 
 
-# On each backend: a file that no longer reaches the loss would only be skipped. Keras
-# itself skips what it tests of steps_per_execution on torch.
-LEAST = {
+# The minimum on every backend. Without it, a file that no longer runs the loss would be
+# skipped silently. Keras itself skips its tests of steps_per_execution on torch.
+MIN_TESTS = {
     "losses_test_MeanSquaredErrorTest": 12,
     "losses_test_MeanAbsoluteErrorTest": 11,
     "losses_test_HuberLossTest": 9,
@@ -81,8 +81,8 @@ LEAST = {
 }
 
 
-def test_so_many_tests_of_keras_ran_the_loss(ran):
-    tests = {name: ran[name]["tests"] for name in LEAST}
-    assert all(tests[name] >= least for name, least in LEAST.items()), tests
+def test_enough_tests_of_keras_ran_the_loss(loss_runs):
+    tests = {name: loss_runs[name]["tests"] for name in MIN_TESTS}
+    assert all(tests[name] >= minimum for name, minimum in MIN_TESTS.items()), tests
     replaced = {ours.__name__ for ours in adapters.REPLACED.values()}
     assert replaced <= {call.partition(".")[0] for call in adapters.calls}

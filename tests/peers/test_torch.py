@@ -1,7 +1,7 @@
-"""torch's samples of its losses, and its checks of operators, of this package's loss.
+"""torch's sample inputs and operator checks for its losses, run with this package's.
 
-They are those that torch tests its own kernels with, in `torch.testing._internal`. Each
-sample goes through `smooth_l1_loss`, reduced by torch, and through `SmoothL1Loss`.
+torch tests its own kernels with them; they are in `torch.testing._internal`. Each
+sample is passed to `smooth_l1_loss`, reduced by torch, and to `SmoothL1Loss`.
 """
 
 import functools
@@ -57,7 +57,7 @@ def our_function(name, kwargs):
     def loss(y_pred, y_true):
         return scale * reduce(smooth_l1_loss(y_true, y_pred, beta))
 
-    return loss if scale == 1 else rounded_after(loss)
+    return loss if scale == 1 else rounded_once(loss)
 
 
 def our_class(name, kwargs):
@@ -68,11 +68,11 @@ def our_class(name, kwargs):
         dtype = keras.backend.standardize_dtype(y_pred.dtype)
         return scale * SmoothL1Loss(beta, reduction, dtype=dtype)(y_true, y_pred)
 
-    return loss if scale == 1 else rounded_after(loss)
+    return loss if scale == 1 else rounded_once(loss)
 
 
-def rounded_after(loss):
-    """A loss times a constant: in float16 it would be rounded before that, too."""
+def rounded_once(loss):
+    """Scales a loss in float32. In float16 it would also be rounded before that."""
 
     def in_float32(y_pred, y_true):
         if y_pred.dtype in (torch.float16, torch.bfloat16):
@@ -86,15 +86,15 @@ ROUTES = {"function": our_function, "class": our_class}
 
 
 class Sample:
-    """One of torch's, made anew for each test."""
+    """A sample of torch, created again for each test."""
 
     def __init__(self, name, index, route, dtype):
         self.name, self.index, self.route, self.dtype = name, index, route, dtype
 
     def make(self):
-        """torch's loss, what it should give, ours, and the inputs of all."""
-        found = samples(self.name, self.dtype, requires_grad=True)
-        theirs, reference, kwargs, inputs = found[self.index]
+        """Returns torch's loss, its reference, our loss, and the inputs of all."""
+        all_samples = samples(self.name, self.dtype, requires_grad=True)
+        theirs, reference, kwargs, inputs = all_samples[self.index]
         return theirs, reference, ROUTES[self.route](self.name, kwargs), inputs
 
     def id(self):
@@ -104,20 +104,20 @@ class Sample:
 
 @functools.cache
 def descriptions(name):
-    found = enumerate(samples(name, torch.float32))
-    return [describe(i, kwargs, y_pred) for i, (_, _, kwargs, (y_pred, _)) in found]
+    indexed = enumerate(samples(name, torch.float32))
+    return [describe(i, kwargs, y_pred) for i, (_, _, kwargs, (y_pred, _)) in indexed]
 
 
 def describe(index, kwargs, y_pred):
-    """What tells torch's samples of a loss apart, but for delta, a random number."""
+    """Returns an id for a sample. It has no delta, which is a random number."""
     shape = "x".join(map(str, y_pred.shape)) or "scalar"
     options = [f"{key}={value}" for key, value in kwargs.items() if key != "delta"]
     return "-".join([str(index), shape, *options])
 
 
 def samples(name, dtype, requires_grad=False):
-    found = op_samples if name in OPS else module_samples
-    return list(found(name, dtype, requires_grad))
+    generate = op_samples if name in OPS else module_samples
+    return list(generate(name, dtype, requires_grad))
 
 
 def op_samples(name, dtype, requires_grad):
@@ -135,10 +135,10 @@ def numpy_reference(reference, kwargs, *inputs):
 
 def module_samples(name, dtype, requires_grad):
     info = MODULES[name]
-    found = info.module_inputs_func(
+    module_inputs = info.module_inputs_func(
         info, device="cpu", dtype=dtype, requires_grad=requires_grad, training=True
     )
-    for sample in found:
+    for sample in module_inputs:
         kwargs = sample.constructor_input.kwargs
         module = info.module_cls(**kwargs)
         reference = functools.partial(sample.reference_fn, module)
@@ -146,7 +146,7 @@ def module_samples(name, dtype, requires_grad):
 
 
 def each_sample(*dtypes):
-    """A parameter for each of torch's samples, by each route, in each dtype."""
+    """Parametrizes a test over torch's samples, the routes and the dtypes."""
     cases = [
         Sample(name, index, route, dtype)
         for name, db in [*OPS.items(), *MODULES.items()]
@@ -160,14 +160,14 @@ def each_sample(*dtypes):
 LAYOUTS = {
     "contiguous": lambda x: x,
     "noncontiguous": noncontiguous_like,
-    # As the imaginary part of a conjugate is: minus what is in memory.
+    # Like the imaginary part of a conjugate: the negative of the values in memory.
     "negative": lambda x: torch._neg_view(-x),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_sample()
-def test_values_and_slopes_are_those_of_torch(sample, layout):
+def test_values_and_slopes_match_torch(sample, layout):
     theirs, reference, ours, inputs = sample.make()
     inputs = [LAYOUTS[layout](x.detach()).requires_grad_() for x in inputs]
     expected, actual = theirs(*inputs), ours(*inputs)

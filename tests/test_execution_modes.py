@@ -1,4 +1,4 @@
-"""Every way of running gives the numbers of plain eager."""
+"""Every execution mode gives the results of eager execution."""
 
 import keras
 import numpy as np
@@ -33,7 +33,7 @@ def weights(kind):
 
 
 def targets(weight):
-    """Missing where they weigh nothing."""
+    """The targets, missing where the weight is zero."""
     if weight is None:
         return Y_TRUE
     weight = oracle.broadcast(weight, SHAPE)
@@ -49,19 +49,19 @@ def eager(loss, weight):
     return value, gradients
 
 
-def same(found, expected):
-    np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-6, atol=1e-7)
+def assert_close(actual, expected):
+    np.testing.assert_allclose(to_numpy(actual), expected, rtol=1e-6, atol=1e-7)
 
 
 if BACKEND == "jax":
     import jax
 
-    def test_more_elements_than_an_int32_counts():
+    def test_more_elements_than_int32_can_count():
         y = jax.ShapeDtypeStruct((2**31 + 8, 1), "float32")
         weight = jax.ShapeDtypeStruct((1, 1), "float32")
         assert jax.eval_shape(SmoothL1Loss(), y, y, weight).shape == ()
-        by_weight = SmoothL1Loss(reduction="mean_with_sample_weight", reduce_dims=0)
-        assert jax.eval_shape(by_weight, y, y, weight).shape == ()
+        weighted_mean = SmoothL1Loss(reduction="mean_with_sample_weight", reduce_dims=0)
+        assert jax.eval_shape(weighted_mean, y, y, weight).shape == ()
 
     @WEIGHTS
     @SETTINGS
@@ -70,22 +70,22 @@ if BACKEND == "jax":
         loss, weight = SmoothL1Loss(beta, **settings), weights(weight)
         value, (gradient,) = eager(loss, weight)
         y_true = targets(weight)
-        same(jax.jit(loss)(y_true, Y_PRED, weight), value)
+        assert_close(jax.jit(loss)(y_true, Y_PRED, weight), value)
         jitted = jax.jit(jax.grad(lambda x: loss(y_true, x, weight).sum()))
-        same(jitted(Y_PRED), gradient)
+        assert_close(jitted(Y_PRED), gradient)
 
     @BETAS
     def test_vmap_and_hessian(beta):
         loss = SmoothL1Loss(beta, reduction="sum")
         value, (gradient,) = eager(loss, None)
         each = jax.vmap(loss)(Y_TRUE, Y_PRED)
-        same(each.sum(), value)
-        same(jax.vmap(jax.grad(loss, argnums=1))(Y_TRUE, Y_PRED), gradient)
+        assert_close(each.sum(), value)
+        assert_close(jax.vmap(jax.grad(loss, argnums=1))(Y_TRUE, Y_PRED), gradient)
         hessian = jax.hessian(lambda x: loss(Y_TRUE, x))(Y_PRED).reshape(24, 24)
         curvature = np.where(
             abs(Y_PRED - Y_TRUE) < np.array(beta), 1 / np.array(beta), 0
         )
-        same(hessian, np.diag(curvature.reshape(-1)))
+        assert_close(hessian, np.diag(curvature.reshape(-1)))
 
     @WEIGHTS
     @SETTINGS
@@ -93,14 +93,14 @@ if BACKEND == "jax":
         loss, weight = SmoothL1Loss(0.5, **settings), weights(weight)
         value, (gradient,) = eager(loss, weight)
         mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-        y_true, y_pred = jax.device_put((targets(weight), Y_PRED), place)
-        weight = None if weight is None else jax.device_put(weight, place)
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+        y_true, y_pred = jax.device_put((targets(weight), Y_PRED), sharding)
+        weight = None if weight is None else jax.device_put(weight, sharding)
         assert len(y_pred.sharding.device_set) == 4
-        same(jax.jit(loss)(y_true, y_pred, weight), value)
+        assert_close(jax.jit(loss)(y_true, y_pred, weight), value)
         slope = jax.jit(jax.grad(lambda x: loss(y_true, x, weight).sum()))(y_pred)
         assert len(slope.sharding.device_set) == 4
-        same(slope, gradient)
+        assert_close(slope, gradient)
 
 
 if BACKEND == "torch":
@@ -110,7 +110,7 @@ if BACKEND == "torch":
     T_TRUE, T_PRED = torch.tensor(Y_TRUE), torch.tensor(Y_PRED)
     traceable = pytest.mark.skipif(
         version.parse(keras.__version__) < version.parse("3.15"),
-        reason="torch.compile cannot trace what Keras before 3.15 does to any tensor",
+        reason="torch.compile cannot trace the tensor operations of Keras before 3.15",
     )
 
     @traceable
@@ -125,40 +125,40 @@ if BACKEND == "torch":
         weight = None if weight is None else torch.tensor(weight)
         compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
         x = T_PRED.clone().requires_grad_()
-        found = compiled(y_true, x, weight)
-        found.sum().backward()
-        same(found, value)
-        same(x.grad, gradient)
+        actual = compiled(y_true, x, weight)
+        actual.sum().backward()
+        assert_close(actual, value)
+        assert_close(x.grad, gradient)
 
     @traceable
-    def test_torch_compile_by_inductor():
+    def test_torch_compile_with_inductor():
         loss = SmoothL1Loss((0.25, 2.0))
         value, (gradient,) = eager(loss, None)
         torch._dynamo.reset()
         x = T_PRED.clone().requires_grad_()
-        found = torch.compile(loss, fullgraph=True)(T_TRUE, x)
-        found.backward()
-        same(found, value)
-        same(x.grad, gradient)
+        actual = torch.compile(loss, fullgraph=True)(T_TRUE, x)
+        actual.backward()
+        assert_close(actual, value)
+        assert_close(x.grad, gradient)
 
     @traceable
-    def test_a_third_batch_size_does_not_compile_again():
+    def test_a_third_batch_size_does_not_recompile():
         torch._dynamo.reset()
         count = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
         compiled = torch.compile(SmoothL1Loss(), fullgraph=True, backend=count)
         for size in (4, 5, 6, 7):
             y = torch.ones(size, 3)
-            same(compiled(y * 0, y), 0.5)
+            assert_close(compiled(y * 0, y), 0.5)
         assert count.frame_count == 2
 
     @BETAS
     def test_torch_func(beta):
         loss = SmoothL1Loss(beta, reduction="sum")
         value, (gradient,) = eager(loss, None)
-        same(torch.func.grad(loss, argnums=1)(T_TRUE, T_PRED), gradient)
-        same(torch.func.vmap(loss)(T_TRUE, T_PRED).sum(), value)
+        assert_close(torch.func.grad(loss, argnums=1)(T_TRUE, T_PRED), gradient)
+        assert_close(torch.func.vmap(loss)(T_TRUE, T_PRED).sum(), value)
         each = torch.func.vmap(torch.func.grad(loss, argnums=1))(T_TRUE, T_PRED)
-        same(each, gradient)
+        assert_close(each, gradient)
 
     def test_torch_vmap_over_betas():
         betas = torch.tensor([0.25, 0.5, 2.0])
@@ -166,10 +166,10 @@ if BACKEND == "torch":
         def losses(beta):
             return smooth_l1_loss(T_TRUE, T_PRED, beta)
 
-        for found, beta in zip(torch.func.vmap(losses)(betas), betas, strict=True):
-            same(found, losses(float(beta)))
+        for actual, beta in zip(torch.func.vmap(losses)(betas), betas, strict=True):
+            assert_close(actual, losses(float(beta)))
 
-    def test_a_beta_on_another_device_is_not_waited_for():
+    def test_the_range_of_a_beta_on_another_device_is_unknown():
         assert backend.static_range(torch.tensor(-1.0, device="meta")) is None
         assert backend.static_range(torch.tensor(-1.0)) == (-1, -1)
 
@@ -177,16 +177,16 @@ if BACKEND == "torch":
         loss = SmoothL1Loss(0.5)
         value, (gradient,) = eager(loss, None)
         with torch.no_grad():
-            found = loss(T_TRUE, T_PRED.clone().requires_grad_())
-        assert not found.requires_grad
-        same(found, value)
+            actual = loss(T_TRUE, T_PRED.clone().requires_grad_())
+        assert not actual.requires_grad
+        assert_close(actual, value)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             x = T_PRED.clone().requires_grad_()
-            found = loss(T_TRUE, x)
-        found.backward()
-        assert found.dtype == torch.float32
-        same(found, value)
-        same(x.grad, gradient)
+            actual = loss(T_TRUE, x)
+        actual.backward()
+        assert actual.dtype == torch.float32
+        assert_close(actual, value)
+        assert_close(x.grad, gradient)
 
 
 if BACKEND == "tensorflow":
@@ -199,7 +199,7 @@ if BACKEND == "tensorflow":
         beta=[0.5, (0.25, 2.0)],
         jit_compile=[False, True],
     )
-    def test_graphs_of_known_and_unknown_shapes(
+    def test_graphs_with_known_and_unknown_shapes(
         spec, settings, weight, beta, jit_compile
     ):
         if spec is None and "reduce_dims" in settings:
@@ -221,30 +221,30 @@ if BACKEND == "tensorflow":
 
         with tf.GradientTape() as tape:
             tape.watch(arguments)
-            found = run(*arguments)
-        same(found, value)
-        same(tape.gradient(found, arguments[1]), gradient)
+            actual = run(*arguments)
+        assert_close(actual, value)
+        assert_close(tape.gradient(actual, arguments[1]), gradient)
 
     @pytest.mark.parametrize("autograph", [False, True])
-    def test_reduce_dims_of_unknown_rank_is_an_error_that_says_what_to_do(autograph):
+    def test_reduce_dims_with_unknown_rank_raises_an_error_with_a_hint(autograph):
         run = tf.function(
             SmoothL1Loss(reduce_dims=-1),
             input_signature=[tf.TensorSpec(None)] * 2,
             autograph=autograph,
         )
-        with pytest.raises(ValueError, match="reduce_dims needs.*ensure_shape"):
+        with pytest.raises(ValueError, match="reduce_dims requires.*ensure_shape"):
             run(Y_TRUE, Y_PRED)
 
     @pytest.mark.parametrize("rank_of", [0, 1])
-    def test_a_missing_last_dimension_of_unknown_rank_is_no_broadcast(rank_of):
+    def test_a_missing_last_dimension_is_not_broadcast_with_unknown_rank(rank_of):
         y = np.arange(4, dtype="float32")
         signature = [tf.TensorSpec((None,)), tf.TensorSpec((None, 1))]
         signature[rank_of] = tf.TensorSpec(None)
         run = tf.function(SmoothL1Loss(), input_signature=signature)
         assert to_numpy(run(y, y[:, None])) == 0
 
-    def test_the_slope_by_a_weight_of_0_is_0_where_the_target_is_missing():
-        """The mixed second derivative, from the slope that is kept."""
+    def test_the_mixed_derivative_is_0_for_a_missing_target_of_weight_0():
+        """The backward pass uses the slope that the forward pass has stored."""
         y_true, y_pred = tf.constant([0.0, np.nan]), tf.constant([3.0, 3.0])
         weight = tf.constant([1.0, 0.0])
         with tf.GradientTape() as outer:
@@ -253,10 +253,10 @@ if BACKEND == "tensorflow":
                 inner.watch(y_pred)
                 value = SmoothL1Loss(reduction="sum")(y_true, y_pred, weight)
             slope = tf.reduce_sum(inner.gradient(value, y_pred))
-        same(outer.gradient(slope, weight), [1, 0])
+        assert_close(outer.gradient(slope, weight), [1, 0])
 
 
-def test_keras_variables_are_tensors():
+def test_keras_variables_are_accepted():
     loss = SmoothL1Loss(0.5)
-    found = loss(keras.Variable(Y_TRUE), keras.Variable(Y_PRED))
-    same(found, to_numpy(loss(Y_TRUE, Y_PRED)))
+    actual = loss(keras.Variable(Y_TRUE), keras.Variable(Y_PRED))
+    assert_close(actual, to_numpy(loss(Y_TRUE, Y_PRED)))
