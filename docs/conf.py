@@ -7,7 +7,7 @@ import sys
 
 os.environ["KERAS_BACKEND"] = "jax"  # the figures are drawn with it
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
+sys.path[:0] = [str(HERE.parent / name) for name in ("docs", "examples", "benchmarks")]
 
 import figures
 import keras_docstrings
@@ -80,12 +80,13 @@ mathjax_path = "mathjax.js"
 RUN_EXAMPLES = not tags.has("pages_only")  # noqa: F821, which Sphinx defines
 
 sphinx_gallery_conf = {
+    # Its header is GALLERY_HEADER.txt: README.md would be found before an .rst file.
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"/(flight_delays|boxes|images|missing_targets|custom_loops"
-    r"|changing_beta|retinanet)\.py$",
+    "filename_pattern": r"/(flight_delays|five_losses|boxes|images|missing_targets"
+    r"|custom_loops|changing_beta|retinanet)\.py$",
     "ignore_pattern": r"\b(command_line|compare_weights|digit_boxes|display"
-    r"|flights)\.py$",
+    r"|flights|noisy_targets)\.py$",
     "reset_argv": "programs.options_of_example",
     "plot_gallery": RUN_EXAMPLES,
     "abort_on_example_error": True,

@@ -1,14 +1,18 @@
-"""The figures of the pages, drawn with the package, for light and for dark."""
+"""The figures of the pages, drawn with the package, for a light and a dark theme."""
+
+import pathlib
 
 import jax
 import keras
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import speed_figures
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 
-# For text and lines, and colors that any eye tells apart (those of Okabe and Ito).
+# Colors of text and lines. Those of lines are from the palette of Okabe and Ito, which
+# is safe for the colorblind.
 THEMES = {
     "light": ("#1f2328", ["#0072b2", "#d55e00", "#009e73"]),
     "dark": ("#cfd0d0", ["#56b4e9", "#e69f00", "#2cc295"]),
@@ -16,8 +20,9 @@ THEMES = {
 
 
 def draw_all(folder):
-    """Writes <name>-light.svg and <name>-dark.svg for each figure."""
+    """Draws all figures of the pages."""
     swept = sweep()
+    by_share, by_beta = errors_by_share(), errors_by_beta()
     figures = {
         "losses": losses,
         "slopes": lambda: losses(slope=True),
@@ -25,7 +30,17 @@ def draw_all(folder):
         "weighted_slopes": weighted_slopes,
         "residuals": lambda: residuals(swept),
         "betas": lambda: betas(swept),
+        "wrong_targets": lambda: wrong_targets(by_share),
+        "scale_of_loss": lambda: scale_of_loss(by_beta),
+        **speed_figures.page_figures(pathlib.Path(__file__).parent / "performance"),
     }
+    save(figures, folder)
+    losses().savefig(folder / "losses.png", dpi=60)
+    plt.close("all")
+
+
+def save(figures, folder):
+    """Calls the function of each figure, and writes <name>-light.svg and -dark.svg."""
     for theme, (fore, colors) in THEMES.items():
         style = {
             "axes.edgecolor": fore,
@@ -48,12 +63,10 @@ def draw_all(folder):
                 figure = draw()
                 figure.savefig(folder / f"{name}-{theme}.svg", metadata={"Date": None})
                 plt.close(figure)
-    losses().savefig(folder / "losses.png", dpi=60)
-    plt.close("all")
 
 
-def losses(slope=False):
-    """Losses, or their slopes, against the error: Smooth L1 above, Huber below."""
+def losses(slope=False, wide=False):
+    """Losses, or their slopes, against the error: Smooth L1, then Huber."""
     d = np.linspace(-4, 4, 801).astype("float32")
     zeros = np.zeros_like(d)
 
@@ -67,7 +80,8 @@ def losses(slope=False):
             return jax.grad(lambda d: keras.ops.sum(loss(zeros, d, number)))(d)
         return loss(zeros, d, number)
 
-    figure, panels = plt.subplots(2, 1, figsize=(4.4, 6.4), sharex=True, sharey=True)
+    layout, size = ((1, 2), (8.8, 3.4)) if wide else ((2, 1), (4.4, 6.4))
+    figure, panels = plt.subplots(*layout, figsize=size, sharex=True, sharey=True)
     families = ("Smooth L1", "beta", smooth_l1_loss), ("Huber", "delta", huber)
     known = {"color": "grey", "linewidth": 1}
     for panel, (family, parameter, loss) in zip(panels, families, strict=True):
@@ -80,6 +94,8 @@ def losses(slope=False):
         panel.set_title(f"Slope of {family}" if slope else family)
         panel.set_ylim((-3.3, 3.3) if slope else (0, 4))
         panel.legend(fontsize="small", loc="upper left" if slope else "upper center")
+        if wide:
+            panel.set_xlabel("error d")
     panel.set_xlabel("error d")
     return figure
 
@@ -109,18 +125,17 @@ def line_up():
             box = plt.Rectangle((column + 0.03, -row - 0.4), 0.94, 0.8, color=color)
             box.set(fill=there, alpha=0.25 if there else 1, linestyle="--")
             axis.add_patch(box)
-            text = dimensions[column] if there else "spread"
+            text = dimensions[column] if there else "broadcast"
             axis.text(column + 0.5, -row, text, ha="center", va="center", fontsize=10)
         if not fits:
-            word = "read as batch: an error"
-            axis.text(1.1, -row, word, va="center", fontsize=10)
+            axis.text(1.1, -row, "not the batch: error", va="center", fontsize=10)
     axis.set(xlim=(-0.9, 4), ylim=(-len(rows) + 0.4, 0.6))
     axis.axis("off")
     return figure
 
 
 def weighted_slopes():
-    """What weights make of the slopes, element by element."""
+    """The slope of each element with different weights."""
     y_pred = np.full((3, 4, 2), 2, "float32")
     weights = {
         "no weights": None,
@@ -148,9 +163,9 @@ def weighted_slopes():
 
 
 def sweep():
-    """Flights with 2 % wrong targets: what is left to learn, beta, errors by loss.
+    """Residuals, beta and errors by loss, for flights with 2 % wrong targets.
 
-    The same as in choosing_beta.md.
+    The experiment is that of choosing_beta.md.
     """
     import flights
 
@@ -187,21 +202,21 @@ def sweep():
 
 
 def residuals(swept):
-    """What there is to learn, and how much of it lies within beta."""
+    """A histogram of the residuals, with the band of those smaller than beta."""
     residuals, beta, *_ = swept
     figure, axis = plt.subplots(figsize=(4.4, 3.4))
     axis.hist(residuals, np.linspace(-300, 300, 101), color="C0")
     middle = np.median(residuals)
     axis.axvspan(middle - beta, middle + beta, color="C1", alpha=0.3, zorder=0)
     arrow = {"arrowstyle": "->", "color": mpl.rcParams["text.color"]}
-    at, word = (middle + beta, 3000), (80, 3000)
-    axis.annotate("within beta", at, word, arrowprops=arrow, va="center")
+    tip, text = (middle + beta, 3000), (80, 3000)
+    axis.annotate("smaller than beta", tip, text, arrowprops=arrow, va="center")
     axis.set(yscale="log", xlabel="residual (minutes)", ylabel="flights")
     return figure
 
 
 def betas(swept):
-    """The error on flights not seen, for each beta."""
+    """The error on test flights for each beta."""
     _, beta, errors, others = swept
     figure, axis = plt.subplots(figsize=(4.4, 3.4))
     axis.axvline(beta, color="C1", linewidth=8, alpha=0.3, linestyle="-")
@@ -212,3 +227,86 @@ def betas(swept):
     axis.set(xscale="log", xlabel="beta (minutes)", ylabel="mean error (minutes)")
     axis.legend(loc="center left")
     return figure
+
+
+def errors_by_share():
+    """The error of each loss for shares of wrong targets."""
+    import noisy_targets
+
+    def error(loss, share):
+        _, predicted = noisy_targets.fit(loss, noisy_targets.Case(wrong=share))
+        return noisy_targets.rmse(predicted).mean()
+
+    return {
+        loss: {share: error(loss, share) for share in (0.0, 0.1, 0.2, 0.3)}
+        for loss in noisy_targets.LOSSES
+    }
+
+
+def wrong_targets(errors):
+    """The error of each loss against the share of wrong targets."""
+    styles = {
+        "MSE": {"color": "C1", "linestyle": "--", "marker": "s"},
+        "MAE": {"color": "C2", "linestyle": "-.", "marker": "^"},
+        "log-cosh": {"color": "grey", "linestyle": ":", "marker": "x"},
+        "Huber": {"color": mpl.rcParams["text.color"], "linestyle": "", "marker": "o"},
+        "Smooth L1": {"color": "C0", "linestyle": "-", "marker": "."},
+    }
+    figure, axis = plt.subplots(figsize=(4.4, 3.4))
+    for loss, style in styles.items():
+        shares, of_loss = zip(*errors[loss].items(), strict=True)
+        percent = 100 * np.array(shares)
+        axis.plot(percent, of_loss, **style, label=loss, fillstyle="none", markersize=8)
+    axis.set(xlabel="wrong targets (%)", xticks=(0, 10, 20, 30))
+    label_errors(axis)
+    axis.legend(fontsize="small", loc="center right")
+    return figure
+
+
+def errors_by_beta():
+    """The error after SGD with 10 % wrong targets, for each beta and each delta."""
+    import noisy_targets
+
+    def error(loss, beta):
+        case = noisy_targets.Case(wrong=0.1)
+        _, predicted = noisy_targets.fit(loss, case, beta, optimizer="sgd")
+        return noisy_targets.rmse(predicted).mean()
+
+    numbers = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    return {
+        loss: {number: error(loss, number) for number in numbers}
+        for loss in ("Huber", "Smooth L1")
+    }
+
+
+def scale_of_loss(errors):
+    """The error after SGD against beta and delta. Crosses mark divergence."""
+    styles = {
+        "Huber": {"color": "C1", "linestyle": "--", "marker": "o"},
+        "Smooth L1": {"color": "C0", "linestyle": "-", "marker": "."},
+    }
+    figure, axis = plt.subplots(figsize=(4.4, 3.4))
+    for loss, style in styles.items():
+        numbers, of_loss = map(np.array, zip(*errors[loss].items(), strict=True))
+        converged = of_loss < 10  # not for NaN
+        shown = np.where(converged, of_loss, np.nan)
+        axis.plot(numbers, shown, **style, label=loss, fillstyle="none", markersize=8)
+        if not converged.all():
+            diverged = numbers[~converged]
+            top = np.full(len(diverged), 2.4)
+            axis.plot(diverged, top, "x", color=style["color"], markersize=8)
+            axis.text(diverged[0] / 1.5, 2.4, "diverged", ha="right", va="center")
+    ticks = (0.01, 0.1, 1, 10)
+    axis.set(xlabel="delta or beta", xscale="log")
+    axis.set_xticks(ticks, [f"{number:g}" for number in ticks])
+    label_errors(axis)
+    axis.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 0.2))
+    return figure
+
+
+def label_errors(axis):
+    """Labels a logarithmic axis of errors."""
+    axis.set(ylabel="RMSE", yscale="log", ylim=(0.2, 2.7))
+    ticks = (0.2, 0.3, 0.5, 1, 2)
+    axis.set_yticks(ticks, [f"{error:g}" for error in ticks])
+    axis.minorticks_off()

@@ -1,7 +1,7 @@
-"""How the examples are run while the site is built.
+"""Runs examples while the site is built.
 
-Most run within sphinx-gallery. Those that need a process of their own, for another
-backend or for many devices, run here, and what they print is kept.
+sphinx-gallery runs most of them. The examples here need a separate process, for another
+backend or for several devices. Their output is saved, and included in the pages.
 """
 
 import os
@@ -25,13 +25,14 @@ RUNS = {
     ),
 }
 ORDER = """
-flight_delays boxes changing_beta images missing_targets custom_loops retinanet
-backend_swap distributed_keras distributed_jax distributed_torch distributed_tensorflow
+flight_delays five_losses boxes changing_beta images missing_targets custom_loops
+retinanet backend_swap
+distributed_keras distributed_jax distributed_torch distributed_tensorflow
 """
 
 
 class Order:
-    """The order of the examples in the gallery, as sphinx-gallery asks for it."""
+    """The sort key of the examples, for `within_subsection_order` of sphinx-gallery."""
 
     def __init__(self, folder):
         pass
@@ -41,7 +42,7 @@ class Order:
 
 
 def run_all(folder):
-    """Writes <name>.txt for each, and figures; but not anew, if nothing has changed."""
+    """Writes the output of each run, <name>.txt, and its figures, unless up to date."""
     inputs = [*ROOT.glob("examples/*.py"), *ROOT.glob("keras_smoothl1/**/*.py")]
     newest = max(path.stat().st_mtime for path in [*inputs, pathlib.Path(__file__)])
     for name, (backend, command) in RUNS.items():
@@ -62,13 +63,13 @@ def run_all(folder):
         for figure in (folder / name).glob("*.png"):
             shutil.copy(figure, folder)
         printed = printed.replace(f"{folder}{os.sep}{name}", "results")
-        # JAX's processes log how they find each other.
+        # JAX's processes log their connections to each other.
         printed = re.sub(r"^\[Gloo\].*\n", "", printed, flags=re.MULTILINE)
         text.write_text(printed, encoding="utf-8")
 
 
 def leave_out(folder):
-    """Writes what stands on the pages for each program that has not run."""
+    """Writes placeholders for the output and the figure of the runs."""
     for name in RUNS:
         text = folder / f"{name}.txt"
         text.write_text("(not run for this build)", encoding="utf-8")
@@ -77,6 +78,6 @@ def leave_out(folder):
 
 
 def options_of_example(gallery_conf, script_vars):
-    """For sphinx-gallery, which runs examples without options, and without __file__."""
+    """Sets `__file__`, which sphinx-gallery does not, and returns no options."""
     script_vars["example_globals"]["__file__"] = script_vars["src_file"]
     return []
