@@ -12,7 +12,7 @@ collect_ignore_glob = ["docs/*.py"]
 
 
 class PythonBlockParser(CodeBlockParser):
-    """A block is one test, be it statements or what a prompt shows."""
+    """Turns each block into one test, with or without prompts."""
 
     language = "python"
     statements = PythonEvaluator()
@@ -24,7 +24,7 @@ class PythonBlockParser(CodeBlockParser):
         block = doctest.DocTestParser().get_doctest(example.parsed, {}, *place, None)
         block.globs = example.namespace
         problems = []
-        # Long lines are broken, for narrow pages.
+        # Long lines of output are wrapped on the pages.
         flags = doctest.NORMALIZE_WHITESPACE
         runner = doctest.DocTestRunner(verbose=False, optionflags=flags)
         runner.run(block, out=problems.append, clear_globs=False)
@@ -32,7 +32,7 @@ class PythonBlockParser(CodeBlockParser):
 
 
 def setup(namespace):
-    """What the conditions of skipped blocks are made of."""
+    """Defines the names for the conditions of skipped blocks."""
     namespace["backend"] = keras.backend.backend()
     namespace["missing"] = lambda name: importlib.util.find_spec(name) is None
 

@@ -1,7 +1,7 @@
-"""Prints what CHANGELOG.md says of a release: release_notes.py v0.1.0.
+"""Prints the section of CHANGELOG.md for a release. Usage: release_notes.py v0.1.0
 
-Fails unless the tag is that of the version in keras_smoothl1/version.py, that version
-has a section with a date, and nothing is left under [Unreleased].
+Fails unless the tag matches the version in keras_smoothl1/version.py, this version has
+a section with a date, and the section [Unreleased] is empty.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ def notes(tag: str, changelog: str) -> str:
     version = re.search(r'"(.+)"', (ROOT / "keras_smoothl1/version.py").read_text())[1]
     if tag != f"v{version}":
         sys.exit(
-            f"The tag must be v{version}, as keras_smoothl1/version.py has it. "
+            f"The tag must be v{version}, as in keras_smoothl1/version.py. "
             f"Received: {tag}"
         )
     sections = dict(
@@ -23,7 +23,7 @@ def notes(tag: str, changelog: str) -> str:
         for section in re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]
     )
     if left := sections["[Unreleased]"].strip():
-        sys.exit(f"CHANGELOG.md still has this under [Unreleased]:\n{left}")
+        sys.exit(f"CHANGELOG.md still has entries under [Unreleased]:\n{left}")
     for title, text in sections.items():
         if re.fullmatch(rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", title):
             return text.strip()

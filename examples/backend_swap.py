@@ -1,11 +1,11 @@
 """
-One experiment on several backends
-==================================
+Comparing a training run across backends
+========================================
 
-Trains the same on each installed backend, and shows whether they agree.
+Trains the same model on each installed backend, and compares the losses.
 
-An experiment is a function without arguments that returns a compiled model and what
-its fit() takes, which are NumPy arrays and numbers::
+An experiment is a function without arguments. It returns a compiled model and a dict of
+arguments for fit(), which contains only NumPy arrays and plain values::
 
     def experiment():
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
@@ -16,16 +16,16 @@ To run it::
 
     python examples/backend_swap.py --experiment my_file.py:experiment
 
-It is called once, and the model saved as a .keras file. Each backend, in a process of
-its own, loads that file and trains on the same data in the same order, unshuffled, and
-compiles as that backend does by default.
+The script calls this function once and saves the model as a .keras file. Then a
+separate process for each backend loads the file and trains on the same data in the same
+order, without shuffling. Each backend uses its default for jit_compile.
 
-Curves part where Keras draws random numbers in training, for example in Dropout, since
-these differ between backends, and where a training is unstable, since it enlarges the
-last digits, which differ too.
+The losses diverge if Keras draws random numbers during training, as in Dropout, because
+these differ between backends. They also diverge if the training is unstable, because it
+amplifies rounding errors.
 
-The exit status is 0 if the losses of all epochs agree, and 1 if they do not, if a
-backend failed, or if fewer than two ran.
+The exit status is 0 if the losses of all epochs agree. It is 1 if they do not, if a
+backend failed, or if fewer than two backends ran.
 """
 
 import argparse
@@ -49,7 +49,7 @@ import numpy as np
 from rich.text import Text
 
 BACKENDS = ("jax", "tensorflow", "torch")
-FLOOR = 2.0**-25  # where float32 rounds, relatively: less cannot be seen
+FLOOR = 2.0**-25  # smaller relative differences do not show in float32
 FLIGHTS = pathlib.Path(__file__).with_name("flight_delays.py")
 
 
@@ -60,27 +60,27 @@ def parse_arguments():
         type=file_and_function,
         default=(FLIGHTS, "experiment"),
         metavar="FILE.py:FUNCTION",
-        help="what to train (the flights of flight_delays.py)",
+        help="experiment to train (default: the one in flight_delays.py)",
     )
     parser.add_argument(
         "--backends",
         nargs="+",
         choices=BACKENDS,
         default=BACKENDS,
-        help="where to train it (all that are installed)",
+        help="backends to train on (default: all that are installed)",
     )
     parser.add_argument(
         "--epochs",
         type=command_line.positive,
-        help="epochs, if not the experiment's own",
+        help="number of epochs (default: that of the experiment)",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=1e-3,
-        help="how far apart the losses of an epoch may lie, relatively (1e-3)",
+        help="largest relative difference between losses of an epoch (default: 1e-3)",
     )
-    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
+    parser.add_argument("--json", type=pathlib.Path, help="JSON file for the results")
     return parser.parse_args()
 
 
@@ -101,12 +101,12 @@ def main():
         hint = command_line.installation_hint(backend)
         (missing if hint else installed).append(backend)
         if hint:
-            say(f"{backend} is left out. {hint}")
+            say(f"Skipped: {hint}")
     results, failed = run(installed, arguments)
     for error in dict.fromkeys(failed.values()):
         names = [backend for backend in failed if failed[backend] == error]
         logs = ", ".join(str(log_of(backend, arguments)) for backend in names)
-        say(f"{', '.join(names)} failed: {error}\nMore in {logs}", style="red")
+        say(f"{', '.join(names)} failed: {error}\nDetails in {logs}", style="red")
     if results:
         show(results)
         figure = draw(results, arguments.tolerance)
@@ -122,23 +122,23 @@ def log_of(backend, arguments):
 
 
 def say(text, style=""):
-    # Messages of Keras hold control codes for a terminal.
+    # Keras's messages contain terminal control codes.
     display.console.print(Text.from_ansi(text, style=style), soft_wrap=True)
 
 
-# The processes, one after the other, so that none disturbs another's time.
+# Processes. They run one at a time, so that they do not slow each other down.
 
 
 class BackendError(Exception):
-    """Says how a process failed."""
+    """A process failed, for the reason in the message."""
 
 
 def run(backends, arguments):
-    """Results of the backends that finished, and errors of those that did not."""
+    """Returns results of the backends that finished, and errors of the others."""
     results, failed = {}, {}
     with tempfile.TemporaryDirectory() as folder, display.progress_bars() as bars:
         tasks = {
-            name: bars.add_task(name, start=False, total=None, status="waits")
+            name: bars.add_task(name, start=False, total=None, status="waiting")
             for name in backends
         }
         files = arguments.out / "start.keras", pathlib.Path(folder) / "data"
@@ -146,7 +146,7 @@ def run(backends, arguments):
             log_of(backend, arguments).write_text("")
 
         def attempt(backend, action, *more):
-            """The result of an action, or None if it failed."""
+            """Returns the result of an action, or None if it failed."""
             target = action, *arguments.experiment, *files, *more
             show = functools.partial(bars.update, tasks[backend])
             try:
@@ -156,10 +156,11 @@ def run(backends, arguments):
                 failed[backend] = str(error)
                 show(status="failed")
 
-        # JAX first, since what it saves says most: TensorFlow saves that it does not
-        # compile even where JAX would, and torch saves most optimizers for itself.
+        # JAX comes first, because its file suits the other backends best: TensorFlow
+        # saves jit_compile=False even if JAX would compile the model, and torch saves
+        # most optimizers as classes that only torch can use.
         for backend in sorted(backends, key=BACKENDS.index):
-            bars.update(tasks[backend], status="makes the model")
+            bars.update(tasks[backend], status="building the model")
             if attempt(backend, make):
                 break
         for backend in backends:
@@ -172,7 +173,7 @@ def run(backends, arguments):
 
 
 def outcome(backend, log, show, *target):
-    """Runs a function on a backend, in a process of its own, and returns its result."""
+    """Runs a function on a backend in a separate process, and returns its result."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=begin, args=(backend, log, sender, *target))
@@ -180,26 +181,29 @@ def outcome(backend, log, show, *target):
     sender.close()
     try:
         while True:
-            news = receiver.recv()
-            if "error" in news:
-                raise BackendError(news["error"])
-            if "result" in news:
-                return news["result"]
-            show(**news)
+            message = receiver.recv()
+            if "error" in message:
+                raise BackendError(message["error"])
+            if "result" in message:
+                return message["result"]
+            show(**message)
     except EOFError:
         process.join()
         code = process.exitcode
-        end = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-        raise BackendError(f"its process ended by {end}") from None
+        if code >= 0:
+            end = f"ended with exit status {code}"
+        else:
+            end = f"was killed by {signal.Signals(-code).name}"
+        raise BackendError(f"its process {end}") from None
     finally:
         process.join(timeout=10)
         process.kill()
 
 
 def begin(backend, log, sender, action, *arguments):
-    """The start of a process: its backend, its output, and where it sends results."""
+    """Sets the backend and the log file of a new process, and runs the action."""
     with log.open("a") as file:
-        for stream in (1, 2):  # what C++ writes too
+        for stream in (1, 2):  # includes the output of C++ code
             os.dup2(file.fileno(), stream)
     os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2")
     try:
@@ -210,7 +214,7 @@ def begin(backend, log, sender, action, *arguments):
 
 
 def make(send, file, function, model_file, data_file):
-    """Calls the experiment, and saves what it returns."""
+    """Calls the experiment, and saves its model and its data."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -218,20 +222,20 @@ def make(send, file, function, model_file, data_file):
     model.optimizer.build(model.trainable_variables)
     model.save(model_file)
     for name, value in data.items():
-        carry = functools.partial(carried, name)
-        data[name] = keras.tree.map_structure(carry, value)
+        convert = functools.partial(portable, name)
+        data[name] = keras.tree.map_structure(convert, value)
     data_file.write_bytes(pickle.dumps(data))
     send({"result": True})
 
 
 def load(file):
-    """The experiment's module, whose import registers what the model needs."""
+    """Returns the experiment's module. Its import registers custom classes."""
     file = file.resolve()
     sys.path.insert(0, str(file.parent))
     found = importlib.import_module(file.stem)
     if found.__file__ != str(file):
         raise ImportError(
-            f"{file} has the name of another module, {found.__file__}: rename it."
+            f"{file} has the same name as the module {found.__file__}: rename it."
         )
     return found
 
@@ -247,25 +251,26 @@ def call(file, function):
             pass
         case returned:
             raise TypeError(
-                f"{function} must return a model and a dict of what its fit() takes. "
+                f"{function} must return a model and a dict of arguments for fit(). "
                 f"Received: {returned!r:.200}"
             )
     for name in ("callbacks", "shuffle", "verbose"):
         if name in data:
             raise ValueError(
-                f"{name} is decided here, the same for all backends: leave it out of "
-                f"what {function} returns. Received: {name}={data[name]!r:.100}"
+                f"{name} is set by this script, to the same value on all backends: "
+                f"remove it from the dict that {function} returns. "
+                f"Received: {name}={data[name]!r:.100}"
             )
     if not (model.built and model.compiled):
         raise ValueError(
-            f"The model that {function} returns must be compiled, and built: give it "
-            "an Input, so that all backends start from the same weights."
+            f"The model that {function} returns must be compiled and built: add a "
+            "keras.Input, so that all backends start from the same weights."
         )
     return model, data
 
 
-def carried(name, value):
-    """A value in an argument of fit(), as other processes can take it."""
+def portable(name, value):
+    """Converts a value in an argument of fit() for the other processes."""
     import keras
 
     if keras.ops.is_tensor(value):
@@ -275,22 +280,22 @@ def carried(name, value):
     if value is None or isinstance(value, bool | int | float | str | np.ndarray):
         return value
     raise TypeError(
-        f"{name} must be arrays or plain values, since it is carried to other "
-        f"backends. Received: {type(value).__name__}"
+        f"{name} must be arrays or plain values, because it is passed to other "
+        f"processes. Received: {type(value).__name__}"
     )
 
 
 def train(send, file, function, model_file, data_file, epochs):
-    """Trains from the saved start; sends its progress and then its result."""
+    """Trains the saved model, and sends its progress and then its result."""
     load(file)
     import keras
 
     import keras_smoothl1  # noqa: F401  registers the loss
 
-    # Lambda layers are not safe to load; but this is what the experiment made.
+    # Loading Lambda layers is unsafe, but this file comes from the experiment itself.
     model = keras.models.load_model(model_file, safe_mode=False)
-    # JAX saves that it compiles, which it does unless told otherwise. Each backend
-    # shall do as it does by itself; torch would take half a minute.
+    # JAX saves its default as jit_compile=True, with which torch would compile for half
+    # a minute. None selects the default of each backend.
     if model.jit_compile:
         model.jit_compile = None
     data = pickle.loads(data_file.read_bytes())
@@ -300,7 +305,7 @@ def train(send, file, function, model_file, data_file, epochs):
     ends, pauses = [], []
 
     def after_step(step, logs):
-        """Steps come in twos and more where the model has steps_per_execution."""
+        """With steps_per_execution, Keras calls this only after several steps."""
         status = f"loss {float(logs['loss']):.4g}"
         last = ends[-1][0] if ends else -1
         ends.append((step, time.perf_counter()))
@@ -335,11 +340,11 @@ def train(send, file, function, model_file, data_file, epochs):
     send({"result": result})
 
 
-# What the results are worth.
+# Comparison of the results.
 
 
 def relative(values):
-    """How far losses lie apart; NaN and infinity agree with nothing."""
+    """Returns the relative difference of losses; infinity if one is not finite."""
     values = np.asarray(values, float)
     if not np.isfinite(values).all():
         return float("inf")
@@ -347,15 +352,15 @@ def relative(values):
 
 
 def curves(results):
-    """Each loss that was recorded, as (name, one list of epochs per backend)."""
+    """Yields (name, one list of epochs per backend) for each recorded loss."""
     first = next(iter(results.values()))["history"]
     for name in first:
         if name.endswith("loss"):
             yield name, [result["history"][name] for result in results.values()]
 
 
-def parted(results):
-    """How far the losses of any epoch lie apart, at most."""
+def largest_loss_difference(results):
+    """Returns the largest relative difference of the losses of an epoch."""
     return max(
         relative(epoch)
         for _, lists in curves(results)
@@ -364,7 +369,7 @@ def parted(results):
 
 
 def distance(results, first, second):
-    """The largest difference of a weight at the end."""
+    """Returns the largest difference between the final weights of two backends."""
     weights = (results[backend]["weights"] for backend in (first, second))
     return compare_weights.largest_difference(*weights)
 
@@ -376,8 +381,10 @@ def numbers(results):
     }
     return {
         "results": record,
-        "losses part by": parted(results) if results else None,
-        "final weights part by": {
+        "largest relative loss difference": (
+            largest_loss_difference(results) if results else None
+        ),
+        "largest weight difference": {
             f"{a}, {b}": distance(results, a, b)
             for a, b in itertools.combinations(results, 2)
         },
@@ -400,7 +407,7 @@ def show(results):
             for other in results
         ]
         rows.append((backend, f"{pace:.2f}" if pace else "-", *others))
-    title = "Time, and the largest difference between final weights"
+    title = "Time per step, and largest difference between the final weights"
     display.print_table(title, ("", "ms per step", *results), rows)
     versions = {key: v for r in results.values() for key, v in r["versions"].items()}
     say(", ".join(" ".join(version) for version in versions.items()))
@@ -431,7 +438,7 @@ def draw(results, tolerance):
                 below.plot(epochs, apart, ["", "s-", "o:"][number], **style)
         above.set(ylabel=name, title=f"{name} on each backend")
         below.axhline(tolerance, color="grey", linestyle="--", label="tolerance")
-        below.axhline(FLOOR, color="grey", lw=0.8, label="no difference in float32")
+        below.axhline(FLOOR, color="grey", lw=0.8, label="resolution of float32")
         below.set(
             xlabel="epoch", ylabel=f"relative difference from {next(iter(results))}"
         )
@@ -443,22 +450,22 @@ def draw(results, tolerance):
 
 
 def verdict(results, failed, tolerance):
-    """The exit status, after saying why."""
+    """Prints whether the backends agree, and returns the exit status."""
     if len(results) < 2:
         say("Fewer than two backends finished: nothing was compared.", style="red")
         return 1
-    apart = parted(results)
+    apart = largest_loss_difference(results)
     pairs = itertools.combinations(results, 2)
     furthest = np.max([distance(results, *pair) for pair in pairs])
     agree = apart <= tolerance
     say(
-        f"The losses {'agree' if agree else 'part'}: they differ by at most "
-        f"{apart:.1e} of their size (tolerance {tolerance:g}). "
-        f"Final weights differ by at most {furthest:.1e}.",
+        f"The losses {'agree' if agree else 'differ'}: the largest relative difference "
+        f"is {apart:.1e} (tolerance {tolerance:g}). "
+        f"The final weights differ by at most {furthest:.1e}.",
         style="green" if agree else "red",
     )
     if not agree:
-        say("Random layers and unstable training do that; see --help.")
+        say("Random layers and unstable training are possible causes; see --help.")
     return int(not agree or bool(failed))
 
 

@@ -1,4 +1,4 @@
-"""Command-line options of the examples, and checks of the backend they ask for."""
+"""Command-line options of the examples, and checks that a backend is available."""
 
 import argparse
 import importlib.util
@@ -17,30 +17,30 @@ def make_parser(doc):
         "--out",
         type=pathlib.Path,
         default=pathlib.Path("results"),
-        help="folder for figures and other files (results)",
+        help="folder for figures and other files (default: results)",
     )
     return parser
 
 
 def parse_options(doc):
-    """Parses the command line of an example that can do a short run.
+    """Parses the command line of an example that has a short run.
 
-    Returns the options `out`, a path, and `short`, whether to do the short run.
+    Returns the options `out`, a path, and `short`, a Boolean.
     """
     parser = make_parser(doc)
     parser.add_argument(
         "--short",
         action="store_true",
-        help="less data and fewer steps: seconds, to see that it runs",
+        help="use less data and fewer steps, for a quick check that the example runs",
     )
     options = parser.parse_args()
     if options.short:
-        print("Short form: it runs, but the numbers are of too few steps to compare.")
+        print("Short run: it has too few steps for meaningful numbers.")
     return options
 
 
 def positive(text):
-    """Returns the integer in `text`; argparse reports one that is less than 1."""
+    """Parses an integer of at least 1, as an argparse type."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
@@ -51,7 +51,7 @@ def installation_hint(backend):
     """Returns how to install a backend that is missing, or None if it is installed."""
     if importlib.util.find_spec(backend) is None:
         return (
-            f"This Python has no {backend}: to install it, "
+            f"{backend} is not installed. Install it with: "
             f"{sys.executable} -m pip install {backend}"
         )
     return None
@@ -64,16 +64,17 @@ def require_backend(backend):
     found = keras.backend.backend()
     if found != backend:
         sys.exit(
-            f"This example is for {backend}, and Keras runs on {found}. "
-            f"Start it with KERAS_BACKEND={backend}."
+            f"This example requires the backend {backend}, but Keras uses {found}. "
+            f"Set KERAS_BACKEND={backend}."
         )
 
 
 def start_processes(script, number, *options):
-    """Runs the script once for each process, and exits when all have ended.
+    """Starts all processes of a distributed script, waits for them, and exits.
 
-    Each gets the options, its number as `--process`, and as `--coordinator` the address
-    of this machine where the first is to listen. On real machines a scheduler does it.
+    Each process gets the options, its index as `--process`, and as `--coordinator` the
+    local address on which the first process listens. On a cluster, the scheduler starts
+    the processes.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -83,4 +84,4 @@ def start_processes(script, number, *options):
         subprocess.Popen([*command, "--process", str(index)]) for index in range(number)
     ]
     statuses = [process.wait() for process in running]
-    sys.exit(int(any(statuses)))  # a process that a signal ended has a negative one
+    sys.exit(int(any(statuses)))  # a negative status means that a signal ended it

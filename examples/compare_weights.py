@@ -1,4 +1,4 @@
-"""Compares the weights that two trainings end with.
+"""Compares the final weights of two training runs.
 
 `largest_difference` compares any two lists of weights. The rest is for the distributed
 examples, which train a small model for five steps, on many devices and on one.
@@ -32,7 +32,7 @@ def make_data():
 
 def make_model():
     """Returns a model for these data, with the same initial weights at each call."""
-    # backend_swap.py imports this module in a process that has no backend.
+    # Not at the top: backend_swap.py imports this module in a process without Keras.
     import keras
 
     keras.utils.set_random_seed(0)
@@ -46,7 +46,7 @@ def make_model():
 
 
 def learning_rate(reduction):
-    """Returns a rate for SGD that makes steps of similar size with each reduction."""
+    """Returns an SGD rate that gives steps of similar size for each reduction."""
     return 1 / (4 * GLOBAL_BATCH) if reduction == "sum" else 1.0
 
 
@@ -54,16 +54,16 @@ def compare_devices(engine, devices, train, path, *, first=True):
     """Compares training on many devices with training on one, for each reduction.
 
     Prints a table, saves its numbers, and exits with a message if weights differ by
-    `TOLERANCE` or more. With several processes each must call this function, since
-    `train` needs them all.
+    `TOLERANCE` or more. All processes must call this function, because `train` runs on
+    all of them.
 
     Args:
-        engine: What trains, for the title of the table.
+        engine: The name of the framework, for the title of the table.
         devices: The number of devices.
         train: A function `train(x, y, weights, reduction, many)` that trains the model
             on many devices, or on one, and returns its weights.
         path: The JSON file to save.
-        first: Whether this is the first process. Only that one prints and saves.
+        first: Whether this is the first process. Only the first prints and saves.
     """
     x, y, weights = make_data()
     initial, results = make_model().get_weights(), []
@@ -85,10 +85,11 @@ def compare_devices(engine, devices, train, path, *, first=True):
         (r["reduction"], r["weights"], f"{r['moved']:.2f}", f"{r['apart']:.1e}")
         for r in results
     ]
-    columns = ("reduction", "sample weights", "weights moved", "apart")
-    display.print_table(f"{engine}: {devices} devices", columns, rows)
+    columns = ("reduction", "sample weights", "largest change", "difference")
+    title = f"{engine}: {devices} devices compared with one"
+    display.print_table(title, columns, rows)
     display.save_json(results, path)
     print("Numbers:", path)
-    # `all` and `<`, so that NaN is an error too.
+    # Written with `all` and `<`, so that NaN is an error too.
     if not all(result["apart"] < TOLERANCE for result in results):
-        sys.exit(f"The weights lie further apart than {TOLERANCE}.")
+        sys.exit(f"The weights differ by {TOLERANCE} or more.")

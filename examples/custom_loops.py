@@ -1,11 +1,11 @@
 """
-The loss in a loop of one's own
-===============================
+Custom training loops
+=====================
 
-The same loss trains the same small network in the backend's own way: in a torch loop
-with a torch optimizer, in a jitted JAX step over pure functions, or under
-tf.GradientTape. Beside it runs `model.fit`, from the same weights on the same batches,
-and both end in the same place.
+Trains a small network in a custom loop: with a torch optimizer, with a jitted JAX step
+of pure functions, or with tf.GradientTape, depending on the backend. `model.fit` trains
+the same network from the same initial weights on the same batches. Both end with the
+same weights.
 
 To run it::
 
@@ -30,7 +30,7 @@ loss = SmoothL1Loss(beta=1 / 9)
 # %%
 # The network and its batches
 # ---------------------------
-# Delays in hours, so that plain gradient descent does well.
+# The delays are in hours, a scale on which plain gradient descent works well.
 
 departed = flights.load().dropna(subset=["arr_delay", "dep_delay"])[: BATCH * STEPS]
 x = flights.features_at_departure(departed)
@@ -53,7 +53,7 @@ def make_model():
 # %%
 # PyTorch
 # -------
-# A Keras model is a torch.nn.Module, and the loss is called like any function.
+# A Keras model is a torch.nn.Module. The loss is called like a function.
 
 
 def train_with_torch(model):
@@ -73,7 +73,7 @@ def train_with_torch(model):
 # %%
 # JAX
 # ---
-# The step takes weights and returns new ones; the loss is traced with the rest.
+# The step maps the weights to new weights. JAX traces the loss as a part of it.
 
 
 def train_with_jax(model):
@@ -85,10 +85,9 @@ def train_with_jax(model):
 
     @jax.jit
     def step(weights, inputs, targets):
-        value, slopes = jax.value_and_grad(loss_of)(weights, inputs, targets)
-        return value, [
-            w - RATE * slope for w, slope in zip(weights, slopes, strict=True)
-        ]
+        value, gradients = jax.value_and_grad(loss_of)(weights, inputs, targets)
+        pairs = zip(weights, gradients, strict=True)
+        return value, [weight - RATE * gradient for weight, gradient in pairs]
 
     weights = [variable.value for variable in model.trainable_variables]
     for inputs, targets in batches:
@@ -101,7 +100,7 @@ def train_with_jax(model):
 # %%
 # TensorFlow
 # ----------
-# Under a tape, here in a function that TensorFlow compiles.
+# The tape records the loss, here inside a tf.function.
 
 
 def train_with_tensorflow(model):
@@ -114,8 +113,8 @@ def train_with_tensorflow(model):
     def step(inputs, targets):
         with tf.GradientTape() as tape:
             value = loss(targets, model(inputs, training=True))
-        slopes = tape.gradient(value, model.trainable_weights)
-        optimizer.apply(slopes, model.trainable_weights)
+        gradients = tape.gradient(value, model.trainable_weights)
+        optimizer.apply(gradients, model.trainable_weights)
         return value
 
     for inputs, targets in batches:
@@ -123,22 +122,22 @@ def train_with_tensorflow(model):
 
 
 # %%
-# Beside fit()
-# ------------
+# Comparison with fit()
+# ---------------------
 
-way = {
+custom_loop = {
     "torch": train_with_torch,
     "jax": train_with_jax,
     "tensorflow": train_with_tensorflow,
 }[keras.backend.backend()]
-own, fitted = (make_model() for _ in range(2))
+custom, fitted = (make_model() for _ in range(2))
 losses = []
 with display.progress_bars() as bars:
-    task = bars.add_task("own loop", total=len(batches), status="compiling")
-    for value in way(own):
+    task = bars.add_task("custom loop", total=len(batches), status="compiling")
+    for value in custom_loop(custom):
         losses.append(value)
         bars.update(task, advance=1, status=f"loss {value:.4g}")
-own_losses = np.reshape(losses, (EPOCHS, STEPS)).mean(axis=1)
+loop_losses = np.reshape(losses, (EPOCHS, STEPS)).mean(axis=1)
 
 fitted.compile(keras.optimizers.SGD(RATE), loss)
 data = {"x": x, "y": y, "batch_size": BATCH, "epochs": EPOCHS, "shuffle": False}
@@ -146,17 +145,17 @@ fit_losses = display.fit("fit()", fitted, **data).history["loss"]
 
 rows = [
     (str(epoch), *(f"{loss:.7f}" for loss in losses_of_both))
-    for epoch, losses_of_both in enumerate(zip(own_losses, fit_losses, strict=True), 1)
+    for epoch, losses_of_both in enumerate(zip(loop_losses, fit_losses, strict=True), 1)
 ]
-display.print_table("Mean loss of each epoch", ("epoch", "own loop", "fit()"), rows)
-apart = compare_weights.largest_difference(own.get_weights(), fitted.get_weights())
-print(f"Largest difference of a weight at the end: {apart:.1e}")
+display.print_table("Mean loss of each epoch", ("epoch", "custom loop", "fit()"), rows)
+apart = compare_weights.largest_difference(custom.get_weights(), fitted.get_weights())
+print(f"Largest difference between the final weights: {apart:.1e}")
 
 figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-axis.plot(losses, color="lightgrey", label="each step of the own loop")
+axis.plot(losses, color="lightgrey", label="custom loop, each step")
 middles = STEPS * (np.arange(EPOCHS) + 0.5)
-axis.plot(middles, own_losses, "o-", label="own loop, mean of an epoch", lw=4)
-axis.plot(middles, fit_losses, "s--", label="fit(), mean of an epoch")
-axis.set(xlabel="step", ylabel="loss", title="The own loop beside fit()")
+axis.plot(middles, loop_losses, "o-", label="custom loop, mean of each epoch", lw=4)
+axis.plot(middles, fit_losses, "s--", label="fit(), mean of each epoch")
+axis.set(xlabel="step", ylabel="loss", title="Custom loop and fit()")
 axis.legend(frameon=False)
 display.save_figure(figure, options.out / "custom_loops.png")

@@ -1,7 +1,7 @@
-"""Canvases with one handwritten digit of scikit-learn's, and the box around it.
+"""Images with one handwritten digit from scikit-learn, and its bounding box.
 
-A box is given as left, top, right, bottom in pixels, or as what a detector predicts:
-four offsets from an anchor in the middle of the canvas.
+A box is given as left, top, right and bottom in pixels, or, as detectors predict it, by
+four offsets from an anchor in the center of the image.
 """
 
 import numpy as np
@@ -9,14 +9,14 @@ import scipy.ndimage
 from sklearn.datasets import load_digits
 
 CANVAS = 40
-ANCHOR = np.array([CANVAS / 2, CANVAS / 2, 20, 20])  # x and y of its middle, its size
+ANCHOR = np.array([CANVAS / 2, CANVAS / 2, 20, 20])  # center x and y, width, height
 
 
 def load(number, rng):
-    """Returns canvases of shape (number, CANVAS, CANVAS, 1), and their boxes.
+    """Returns images of shape (number, CANVAS, CANVAS, 1), and their boxes.
 
-    A digit of 10 to 30 pixels a side lies somewhere on the canvas, among noise. Its box
-    ends where the ink does.
+    Each image is a noisy canvas with a digit at a random position. The digit is 10 to
+    30 pixels wide and high, and its box encloses the ink.
     """
     digits = load_digits().images / 16
     chosen = rng.choice(len(digits), number)
@@ -39,21 +39,21 @@ def _place(digit, rng):
 
 
 def offsets(boxes):
-    """Returns shifts in sizes of the anchor, and logs of sizes, of boxes (n, 4)."""
+    """Returns the shifts and log sizes of boxes (n, 4), relative to the anchor."""
     size = boxes[:, 2:] - boxes[:, :2]
     shift = (boxes[:, :2] + size / 2 - ANCHOR[:2]) / ANCHOR[2:]
     return np.hstack([shift, np.log(size / ANCHOR[2:])]).astype("float32")
 
 
 def boxes_of(offsets):
-    """Returns the boxes that have these offsets."""
+    """Returns the boxes (n, 4) that have these offsets."""
     middle = ANCHOR[:2] + offsets[:, :2] * ANCHOR[2:]
     size = np.exp(offsets[:, 2:]) * ANCHOR[2:]
     return np.hstack([middle - size / 2, middle + size / 2])
 
 
-def with_wrong_ones(offsets, share, rng):
-    """Returns offsets of which a share are those of other pictures."""
+def with_wrong_labels(offsets, share, rng):
+    """Returns offsets, a share of which is exchanged between images."""
     offsets = offsets.copy()
     wrong = rng.random(len(offsets)) < share
     offsets[wrong] = rng.permutation(offsets[wrong])
@@ -70,7 +70,7 @@ def iou(first, second):
 
 
 def locator_layers():
-    """Returns the layers of a small network from a canvas to four offsets."""
+    """Returns the layers of a small network that predicts four offsets."""
     import keras
 
     layers = [

@@ -1,4 +1,4 @@
-"""How the examples show their results: progress bars, tables, figures and JSON."""
+"""Output of the examples: progress bars, tables, figures and JSON files."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ console = Console()
 
 @contextlib.contextmanager
 def progress_bars():
-    """Shows a progress bar for each task that is added to what this yields.
+    """Yields a `rich.progress.Progress`, which shows a bar for each task added to it.
 
-    Beside the bar of a task stand the time it has taken and its field `status`.
+    The elapsed time and the field `status` of the task are shown next to its bar.
     """
     columns = ["{task.description:26}", BarColumn(20), MofNCompleteColumn(), "steps"]
     columns += [TimeElapsedColumn(), "{task.fields[status]}"]
@@ -26,7 +26,7 @@ def progress_bars():
 
 
 def fit(name, model, *args, callbacks=(), **kwargs):
-    """Calls `model.fit`, and shows its steps and its loss in a bar called `name`.
+    """Calls `model.fit`, with a progress bar called `name` for its steps and its loss.
 
     Returns the `History` that `model.fit` returns.
     """
@@ -47,7 +47,7 @@ def fit(name, model, *args, callbacks=(), **kwargs):
 
 
 def print_table(title, columns, rows):
-    """Prints rows of strings. The first column is aligned left, the others right."""
+    """Prints rows of strings, with the first column left-aligned."""
     table = Table(title=title, box=borders.SIMPLE_HEAD, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
@@ -58,7 +58,7 @@ def print_table(title, columns, rows):
 
 def draw_box(axis, box, **style):
     """Draws a bounding box, [left, top, right, bottom] in pixels, on an image."""
-    # Matplotlib puts the centers of pixels, not their edges, at whole numbers.
+    # In Matplotlib, integer coordinates are the centers of pixels, not their edges.
     left, top, right, bottom = box - 0.5
     style |= {"fill": False, "linewidth": 2}
     axis.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
@@ -72,7 +72,7 @@ def save_figure(figure, path):
 
 
 def save_json(record, path):
-    """Saves a record as JSON, with null for NaN and infinity, which JSON lacks."""
+    """Saves a record as JSON. NaN and infinity, which JSON lacks, become null."""
 
     def finite(value):
         if isinstance(value, dict):

@@ -1,16 +1,17 @@
 """
-Many devices with JAX
-=====================
+Distributed training with JAX
+=============================
 
-Five steps on many devices, and in one process: the same weights.
-Keras's DataParallel spreads each batch over all devices. The loss is that of the
-whole batch, so that every reduction is what it is on one device. To run it::
+Five training steps on many devices give the same weights as on one device. Keras's
+DataParallel splits each batch among all devices. The loss is computed from the whole
+batch, so every reduction gives the same result as on one device. To run it::
 
     KERAS_BACKEND=jax python examples/distributed_jax.py
     KERAS_BACKEND=jax python examples/distributed_jax.py --processes 2
 
-The first has eight virtual devices in one process; the second two processes, as on two
-machines, with four devices each. There, each process passes its part of every batch.
+The first command uses eight virtual devices in one process. The second uses two
+processes with four devices each, as on two machines. Each process then passes its own
+part of every batch.
 """
 
 import command_line
@@ -27,20 +28,20 @@ DEVICES = 8
 def parse_arguments():
     parser = command_line.make_parser(__doc__)
     parser.add_argument("--processes", type=int, choices=(1, 2, 4, 8), default=1)
-    parser.add_argument("--process", type=int, help="which one of them this is")
-    parser.add_argument("--coordinator", help="where the first one listens")
+    parser.add_argument("--process", type=int, help="index of this process")
+    parser.add_argument("--coordinator", help="address of the first process")
     return parser.parse_args()
 
 
 def train(x, y, weights, reduction, many):
-    """The weights after five steps, over all devices or on one."""
-    # Off, since each process is given its own part already.
+    """Returns the weights after five steps, on all devices or on one."""
+    # No automatic sharding, because each process passes its own part.
     everywhere = keras.distribution.DataParallel(auto_shard_dataset=False)
     keras.distribution.set_distribution(everywhere if many else None)
     processes = jax.process_count() if many else 1
 
     def part(array):
-        """This process's part of each global batch."""
+        """Returns this process's part of each global batch."""
         if array is None:
             return None
         batches = array.reshape(compare_weights.STEPS, processes, -1, *array.shape[1:])
@@ -64,7 +65,7 @@ if __name__ == "__main__":
     if arguments.processes > 1 and arguments.process is None:
         options = "--out", arguments.out, "--processes", str(arguments.processes)
         command_line.start_processes(__file__, arguments.processes, *options)
-    # The devices are a CPU's; with GPUs leave both lines out.
+    # Split the CPU into several devices. To use GPUs, remove both lines.
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES // arguments.processes)
     if arguments.coordinator:

@@ -1,17 +1,17 @@
 """
-Many devices with keras.distribution
-====================================
+Distributed training with keras.distribution
+============================================
 
-One script for JAX and, from Keras 3.16 on, PyTorch. ``DataParallel`` gives each device
-a part of every batch. ``ModelParallel`` splits the output layer, too, so that a device
-computes some outputs of a part of the batch. After five steps the weights are those of
-one device. To run it::
+The script runs on JAX and, with Keras 3.16 or newer, on PyTorch. ``DataParallel`` gives
+each device a part of every batch. ``ModelParallel`` also splits the output layer, so
+that each device computes some of the outputs for a part of the batch. After five steps,
+the weights are the same as on one device. To run it::
 
     KERAS_BACKEND=jax python examples/distributed_keras.py
     KERAS_BACKEND=torch python examples/distributed_keras.py
 
-The four devices are a CPU's. PyTorch has a process for each; JAX has two processes, as
-on two machines. The script starts them.
+The four devices share the CPU. The script starts the processes: one per device on
+PyTorch, and two on JAX, as on two machines.
 """
 
 import itertools
@@ -32,15 +32,15 @@ LOSSES = {
     "sum": {"reduction": "sum"},
     "mean_with_sample_weight": {"reduction": "mean_with_sample_weight"},
     "mean, reduce_dims=-1": {"reduce_dims": -1},
-    "mean, one beta each": {"beta": [0.05, 0.1, 0.2, 0.5]},
+    "mean, one beta per output": {"beta": [0.05, 0.1, 0.2, 0.5]},
 }
 EXTRAS = ("none", "weights", "mask", "both")
 
 
 def parse_arguments():
     parser = command_line.make_parser(__doc__)
-    parser.add_argument("--process", type=int, help="which process this is")
-    parser.add_argument("--coordinator", help="where the first one listens")
+    parser.add_argument("--process", type=int, help="index of this process")
+    parser.add_argument("--coordinator", help="address of the first process")
     return parser.parse_args()
 
 
@@ -55,9 +55,9 @@ def make_data():
 
 
 def make_strategy(kind):
-    """Returns a distribution of Keras, and in how many parts it splits a batch."""
+    """Returns a Keras distribution, and the number of parts of a batch."""
     devices = keras.distribution.list_devices()
-    # Each process passes its own part already.
+    # No automatic sharding, because each process passes its own part.
     if kind == "DataParallel":
         strategy = keras.distribution.DataParallel(
             devices=devices, auto_shard_dataset=False
@@ -74,10 +74,11 @@ def make_strategy(kind):
 
 
 def weights_of_a_sum(settings, weights, mask):
-    """Returns weights (batch, time) by which a sum becomes what the settings ask for.
+    """Returns weights (batch, time) with which a sum equals the loss of the settings.
 
-    Where each process has the loss of its own part, and the gradients are averaged, a
-    mean divides by what counts in the whole batch only if the data bring that.
+    If each process computes the loss of its own part, and the gradients are averaged,
+    no process knows the divisor of a mean over the whole batch. So the weights include
+    this divisor.
     """
     of_steps = np.ones((STEPS * BATCH, LENGTH)) if mask is None else mask.astype(float)
     of_samples = np.ones(len(of_steps)) if weights is None else weights
@@ -109,7 +110,7 @@ def train(strategy, parts, settings, weights, mask):
     ]
     model = keras.Sequential(layers)
     rate = 1 / (BATCH * LENGTH * OUTPUTS) if reduction == "sum" else 1.0
-    # A step of torch that is compiled would compile anew for each of many short fits.
+    # On torch, each of the many short calls of fit would compile the step again.
     model.compile(
         keras.optimizers.SGD(rate),
         SmoothL1Loss(**{"beta": 1 / 9, **settings}),
@@ -123,17 +124,17 @@ def train(strategy, parts, settings, weights, mask):
 
 
 def is_averaged(strategy):
-    """Whether gradients of parts are averaged: torch's DistributedDataParallel."""
+    """Returns whether gradients are averaged, as in torch's DistributedDataParallel."""
     return keras.backend.backend() == "torch" and isinstance(
         strategy, keras.distribution.DataParallel
     )
 
 
 def part_of(array, parts, strategy):
-    """Returns this process's part of each batch; the whole without a strategy."""
+    """Returns this process's part of each batch, or all of it without a strategy."""
     if strategy is None:
         return array
-    # Several processes may compute different outputs of one part.
+    # Processes may share a part of the batch and compute different outputs for it.
     number = min(parts, PROCESSES)
     own = PROCESS * number // PROCESSES
     batches = array.reshape(STEPS, number, -1, *array.shape[1:])[:, own]
@@ -141,7 +142,7 @@ def part_of(array, parts, strategy):
 
 
 def whole(variable):
-    """Returns all of a variable, of which each device may have a part."""
+    """Returns the full value of a variable, which may be split among devices."""
     value = variable.value
     if keras.backend.backend() == "torch":
         from torch.distributed.tensor import DTensor
@@ -156,7 +157,7 @@ def whole(variable):
 
 
 def compare(kind):
-    """Returns how far weights of many devices and of one lie apart, for each loss."""
+    """Returns the difference between weights of many devices and one, for each loss."""
     strategy, parts = make_strategy(kind)
     _, _, weights, mask = make_data()
     results = []
@@ -193,7 +194,7 @@ if __name__ == "__main__":
     if backend == "jax":
         import jax
 
-        # The devices are a CPU's; with GPUs leave both lines out.
+        # Split the CPU into several devices. To use GPUs, remove both lines.
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", DEVICES // PROCESSES)
     keras.distribution.initialize(arguments.coordinator, PROCESSES, PROCESS)
@@ -203,13 +204,13 @@ if __name__ == "__main__":
     for kind, rows in itertools.groupby(results, lambda result: result["strategy"]):
         apart = {(r["loss"], r["extra"]): f"{r['apart']:.1e}" for r in rows}
         display.print_table(
-            f"{backend}, {kind}, {DEVICES} devices: how far from one device",
+            f"{backend}, {kind}: difference between {DEVICES} devices and one",
             ("loss", *EXTRAS),
             [(name, *(apart[name, extra] for extra in EXTRAS)) for name in LOSSES],
         )
     path = arguments.out / f"distributed_keras_{backend}.json"
     display.save_json(results, path)
     print("Numbers:", path)
-    # `all` and `<`, so that NaN is an error too.
+    # Written with `all` and `<`, so that NaN is an error too.
     if not all(r["apart"] < compare_weights.TOLERANCE for r in results):
-        sys.exit(f"The weights lie further apart than {compare_weights.TOLERANCE}.")
+        sys.exit(f"The weights differ by {compare_weights.TOLERANCE} or more.")

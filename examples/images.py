@@ -1,11 +1,12 @@
 """
-Which images are wrong? One loss for each, and weights that leave them out
-==========================================================================
+Finding wrong training images with per-image losses
+===================================================
 
-A small network takes salt and pepper out of the two photographs that scikit-learn
-ships. One training pair in ten was misfiled: its clean image is another one's.
-`reduce_dims=(1, 2, 3)` makes one loss of each image, [batch, 1, 1, 1]; it shows which
-pairs are wrong, and weights of shape (batch,) leave them out of a second round.
+A small network removes salt-and-pepper noise from patches of the two photographs in
+scikit-learn. One training pair in ten is mismatched: its clean image belongs to another
+pair. With `reduce_dims=(1, 2, 3)`, the loss has one value per image, in the shape
+(batch, 1, 1, 1). These values show which pairs are wrong. Weights of shape (batch,)
+exclude the suspicious pairs from a second round.
 
 To run it::
 
@@ -30,14 +31,14 @@ rng = np.random.default_rng(0)
 # %%
 # Patches
 # -------
-# The left three quarters of each photograph are to learn from, the right one is to
-# test. Between a tenth and a half of a patch's pixels become black or white.
+# Training patches come from the left three quarters of each photograph, test patches
+# from the right quarter. The noise makes 10 % to 50 % of the pixels black or white.
 
 photographs = [image.astype("float32") / 255 for image in load_sample_images().images]
 
 
 def patches(parts, number):
-    """Squares cut out at random, [number, SIDE, SIDE, 3]."""
+    """Returns random patches, (number, SIDE, SIDE, 3)."""
     cut = []
     for _ in range(number):
         part = parts[rng.integers(len(parts))]
@@ -46,7 +47,7 @@ def patches(parts, number):
     return np.array(cut)
 
 
-def pepper(images):
+def add_noise(images):
     share = rng.uniform(0.1, 0.5, (len(images), 1, 1, 1))
     grains = rng.integers(2, size=images.shape[:3])[..., None].astype("float32")
     return np.where(rng.random(grains.shape) < share, grains, images)
@@ -55,15 +56,15 @@ def pepper(images):
 edge = 3 * photographs[0].shape[1] // 4
 y_train = patches([photograph[:, :edge] for photograph in photographs], NUMBER)
 y_test = patches([photograph[:, edge:] for photograph in photographs], NUMBER // 4)
-x_train, x_test = pepper(y_train), pepper(y_test)
-misfiled = rng.permutation(NUMBER) < NUMBER // 10
-y_train[misfiled] = np.roll(y_train[misfiled], 1, axis=0)
+x_train, x_test = add_noise(y_train), add_noise(y_test)
+mismatched = rng.permutation(NUMBER) < NUMBER // 10
+y_train[mismatched] = np.roll(y_train[mismatched], 1, axis=0)
 
 # %%
 # Training
 # --------
-# After a first round the loss of each image is known. Two networks go on from there:
-# one as before, and one without the worst tenth, whose weight is 0.
+# The first round gives the loss of each image. Two networks continue from its weights:
+# one with all images, and one with weight 0 for the tenth with the largest losses.
 
 loss = SmoothL1Loss(beta=0.1, reduce_dims=(1, 2, 3))
 per_image = SmoothL1Loss(beta=0.1, reduce_dims=(1, 2, 3), reduction=None)
@@ -92,24 +93,24 @@ def train(name, model, weights=None):
     return model
 
 
-begun = train("first round", restorer())
-losses = loss_of_each(y_train, begun.predict(x_train, verbose=0))
+first_round = train("first round", restorer())
+losses = loss_of_each(y_train, first_round.predict(x_train, verbose=0))
 weights = (losses < np.quantile(losses, 0.9)).astype("float32")
-found = (misfiled & (weights == 0)).sum()
-print(f"Of {misfiled.sum()} misfiled images {found} are among the worst tenth.")
+found = (mismatched & (weights == 0)).sum()
+print(f"Of {mismatched.sum()} mismatched pairs, {found} are among the worst tenth.")
 restored = {
     "noisy": x_test,
-    "median of 5 x 5": scipy.ndimage.median_filter(x_test, (1, 5, 5, 1)),
+    "5 x 5 median filter": scipy.ndimage.median_filter(x_test, (1, 5, 5, 1)),
 }
-for name, more in {"all images": None, "without the worst": weights}.items():
+for name, more in {"all images": None, "without the worst tenth": weights}.items():
     model = restorer()
-    model.set_weights(begun.get_weights())
+    model.set_weights(first_round.get_weights())
     restored[name] = train(name, model, more).predict(x_test, verbose=0)
 
 # %%
-# How close the patches come
-# --------------------------
-# The signal to noise ratio is that of all patches together.
+# Results
+# -------
+# PSNR is the peak signal-to-noise ratio of all test patches together.
 
 rows = []
 for name, images in restored.items():
@@ -119,12 +120,12 @@ for name, images in restored.items():
     rows.append(
         (name, f"{-10 * np.log10(squared):.2f}", *(f"{n:.4f}" for n in numbers))
     )
-columns = ("", "PSNR (dB)", "mean loss", "median", "worst")
-display.print_table(f"{len(x_test)} patches not seen before", columns, rows)
+columns = ("", "PSNR (dB)", "mean loss", "median", "largest")
+display.print_table(f"Errors on {len(x_test)} test patches", columns, rows)
 
 # %%
-# On the left the training pairs with the largest losses, in the middle patches that the
-# network has not seen, on the right the losses of all pairs after the first round.
+# Left: the training pairs with the largest losses. Center: test patches. Right: the
+# losses of all training pairs after the first round.
 
 figure = plt.figure(figsize=(12, 3.8), layout="constrained")
 pairs, unseen, all_losses = figure.subfigures(1, 3, width_ratios=(5, 5, 6))
@@ -142,20 +143,24 @@ def grid(panel, title, rows):
 
 
 worst = np.argsort(losses)[::-1][:4]
-begun_with = begun.predict(x_train[worst], verbose=0)
-triple = {"noisy": x_train[worst], "restored": begun_with, "filed": y_train[worst]}
-grid(pairs, "Worst of the training pairs", triple)
-last = restored["without the worst"]
-grid(unseen, "Not seen before", {"noisy": x_test, "restored": last, "true": y_test})
+restored_worst = first_round.predict(x_train[worst], verbose=0)
+triple = {
+    "noisy": x_train[worst],
+    "restored": restored_worst,
+    "target": y_train[worst],
+}
+grid(pairs, "Training pairs with the largest loss", triple)
+last = restored["without the worst tenth"]
+grid(unseen, "Test patches", {"noisy": x_test, "restored": last, "target": y_test})
 
 axis = all_losses.subplots()
 bins = np.geomspace(losses.min(), losses.max(), 50)
-both = {"pairs that belong together": ~misfiled, "misfiled": misfiled}
+both = {"correct pairs": ~mismatched, "mismatched pairs": mismatched}
 axis.hist(
     [losses[which] for which in both.values()], bins, stacked=True, label=list(both)
 )
 axis.axvline(np.quantile(losses, 0.9), color="grey", linestyle="--")
-axis.set(xscale="log", xlabel="loss of an image; left out beyond the line")
+axis.set(xscale="log", xlabel="loss per image; excluded right of the line")
 axis.set_ylabel("images")
 axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 display.save_figure(figure, options.out / "images.png")

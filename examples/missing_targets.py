@@ -1,13 +1,13 @@
 """
-Targets that are missing, and sequences that end
-================================================
+Missing targets and sequences of different lengths
+==================================================
 
-Two trainings on the flights that left New York in 2013, which leave gaps:
+Two networks are trained on the flights that left New York in 2013:
 
-- Delay and time in the air of each flight. Where one is unknown it is NaN, and has
-  weight 0.
-- The flights of one aircraft in one month, a sequence as long as it flew. The rest is
-  padding, which a Masking layer hides from the network and from the loss.
+- The first predicts two targets, the arrival delay and the time in the air. Unknown
+  targets are NaN, and have weight 0.
+- The second is recurrent, and predicts the arrival delays of all flights of an aircraft
+  in one month. A Masking layer hides the padding from the network and from the loss.
 
 To run it::
 
@@ -32,8 +32,8 @@ rng = np.random.default_rng(0)
 # %%
 # Two targets, some of them NaN
 # -----------------------------
-# Few are unknown in these data, so more are forgotten, up to nine in ten. Whoever keeps
-# complete flights only has a hundredth of them then.
+# Few targets are unknown in these data, so the script removes more, up to 90 %. Then
+# only 1 % of the flights are complete. The baseline trains on complete flights only.
 
 TARGETS = ("arr_delay", "air_time")
 x = flights.features_at_departure(departed[:FLIGHTS])
@@ -61,7 +61,7 @@ def regressor(loss):
 
 
 def errors_after(name, loss, x_train, y_train, weights=None):
-    """Mean absolute errors on flights not seen before, each way in as many steps."""
+    """Returns mean absolute errors on test flights, after a fixed number of steps."""
     model = regressor(loss)
     steps, steps_of_all = (-(-len(part) // BATCH) for part in (x_train, x[train]))
     data = {"x": x_train, "y": y_train, "sample_weight": weights}
@@ -71,30 +71,30 @@ def errors_after(name, loss, x_train, y_train, weights=None):
 
 
 rows, curves = [], {}
-shares_gone = 0.5, 0.75, 0.9
-for share in shares_gone:
+removed_shares = 0.5, 0.75, 0.9
+for share in removed_shares:
     gaps = np.where(rng.random(y[train].shape) < share, np.nan, y[train])
     known = ~np.isnan(gaps)
     complete = known.all(axis=1)
-    ways = {
-        "weight 0": (mean_of_known, x[train], gaps, known.astype("float32")),
-        "complete flights": (plain, x[train][complete], gaps[complete]),
+    methods = {
+        "NaN with weight 0": (mean_of_known, x[train], gaps, known.astype("float32")),
+        "complete flights only": (plain, x[train][complete], gaps[complete]),
     }
-    for name, way in ways.items():
-        errors = errors_after(f"{name}, {share:.0%} gone", *way)
+    for name, method in methods.items():
+        errors = errors_after(f"{name}, {share:.0%}", *method)
         curves.setdefault(name, []).append(errors)
         rows.append((name, f"{share:.0%}", *(f"{error:.2f}" for error in errors)))
-columns = ("NaN targets", "forgotten", *TARGETS)
-title = "Mean absolute error on flights not seen before, minutes"
+columns = ("method", "removed", *TARGETS)
+title = "Mean absolute error on the test flights, in minutes"
 display.print_table(title, columns, rows)
 print("Without weights the loss is", float(plain(gaps, np.zeros_like(gaps))))
 
 # %%
 # Sequences, padded with NaN
 # --------------------------
-# The network sees the flights of a month one by one, and how late each of those before
-# it was. Padding is -1 in x, which Masking looks for, and NaN in y. Padded twice as
-# far the training is the same.
+# The network processes the flights of a month in order. The input for each flight
+# includes the delay of the previous one. The padding is -1 in x, which the Masking
+# layer detects, and NaN in y. Padding to twice the length does not change the training.
 
 PADDING = -1.0
 aircraft = departed["tailnum"].dropna().unique()[:AIRCRAFT]
@@ -107,7 +107,7 @@ LONGEST = 20
 
 
 def padded(length):
-    """The first flights of each month: features, delays, and which are known."""
+    """Returns padded features and delays, and a mask of the known delays."""
     x = np.full((len(months), length, features.shape[1] + 1), PADDING, "float32")
     y = np.full((len(months), length, 1), np.nan, "float32")
     for number, month in enumerate(months):
@@ -150,29 +150,30 @@ columns = ("padded to", *(f"epoch {epoch}" for epoch in range(1, EPOCHS + 1)))
 display.print_table(f"Loss of {len(months)} sequences", columns, rows)
 
 # %%
-# What evaluate() says of the longer ones is the mean over the known delays alone.
+# For the longer sequences, evaluate() returns the mean over the known delays only.
 
-told = model.evaluate(**data, batch_size=len(late), verbose=0)
+reported = model.evaluate(**data, batch_size=len(late), verbose=0)
 d = np.abs(model.predict(sequences, verbose=0) - late)[known].astype("float64")
-worked_out = np.where(d < 10, d**2 / 20, d - 5).mean()
-print(f"evaluate(): {told:.6f}; from its {known.sum()} errors: {worked_out:.6f}")
+expected = np.where(d < 10, d**2 / 20, d - 5).mean()
+print(f"evaluate(): {reported:.6f}")
+print(f"Mean over {known.sum()} known delays: {expected:.6f}")
 
 # %%
-# Both in one figure.
+# The figure shows the results of both networks.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 for (name, errors), style in zip(curves.items(), ("o-", "s--"), strict=True):
     for number, target in enumerate(TARGETS):
         each = [of_targets[number] for of_targets in errors]
         label = f"{target}, {name}"
-        left.plot(shares_gone, each, style, color=f"C{number}", label=label)
-left.set(xlabel="share of targets forgotten", ylabel="mean absolute error (minutes)")
-left.set(title="Two targets with gaps", xticks=shares_gone)
+        left.plot(removed_shares, each, style, color=f"C{number}", label=label)
+left.set(xlabel="fraction of targets removed", ylabel="mean absolute error (minutes)")
+left.set(title="Two targets, some of them missing", xticks=removed_shares)
 left.legend(frameon=False)
 for (length, by_epoch), style in zip(losses.items(), ("o-", "s--"), strict=True):
     epochs = range(1, EPOCHS + 1)
     right.plot(epochs, by_epoch, style, label=f"padded to {length}")
-right.set(xlabel="epoch", ylabel="loss", title="Sequences, padded")
+right.set(xlabel="epoch", ylabel="loss", title="Padded sequences")
 right.xaxis.get_major_locator().set_params(integer=True)
 right.legend(frameon=False)
 display.save_figure(figure, options.out / "missing_targets.png")

@@ -1,11 +1,11 @@
 """
-Boxes of a RetinaNet
-====================
+Box loss of KerasHub's RetinaNet
+================================
 
-KerasHub's RetinaNet takes any Keras loss for its boxes. Here it is Smooth L1 with
-beta 1/9, where a box counts as the mean of its four offsets, and the boxes are added
-up, since KerasHub's weights already divide by their number. A small detector learns to
-find a rectangle, red or blue, in pictures that are made up.
+KerasHub's RetinaNet accepts any Keras loss as its box loss. This example uses Smooth L1
+with beta = 1/9. The loss of a box is the mean over its four offsets. The losses of all
+boxes are added, because KerasHub's weights already divide by the number of boxes. A
+small detector learns to find a red or blue rectangle in synthetic images.
 
 To run it::
 
@@ -28,13 +28,13 @@ COLORS = np.array([[0.9, 0.2, 0.2], [0.2, 0.2, 0.9]])
 rng = np.random.default_rng(0)
 
 # %%
-# Pictures
-# --------
-# As many as one likes, so that none is seen twice.
+# Images
+# ------
+# Each round of training generates new images.
 
 
-def pictures(number):
-    """Noise with a rectangle on it, and where it is, as KerasHub wants it."""
+def make_images(number):
+    """Returns noisy images with a rectangle each, and the targets for KerasHub."""
     images = rng.uniform(0, 0.4, (number, SIDE, SIDE, 3)).astype("float32")
     boxes, labels = np.zeros((number, 1, 4), "float32"), rng.integers(2, size=number)
     for image, box, label in zip(images, boxes[:, 0], labels, strict=True):
@@ -48,7 +48,7 @@ def pictures(number):
 # %%
 # The detector
 # ------------
-# A ResNet of three small stages, anchors of 32 pixels and more.
+# The backbone is a ResNet with three small stages. The smallest anchors have 32 pixels.
 
 keras.utils.set_random_seed(0)
 stages = keras_hub.models.ResNetBackbone(
@@ -70,7 +70,8 @@ detector = keras_hub.models.RetinaNetObjectDetector(
     bounding_box_format="xyxy",
     pre_logits_num_conv_layers=1,
 )
-# KerasHub 0.32 gives the boxes the start that is meant for the scores: a score of 0.01.
+# KerasHub 0.32 applies the prior probability of a score, 0.01, to the box head instead
+# of the classification head.
 starts = {detector.box_head: 0.0, detector.classification_head: np.log(0.01 / 0.99)}
 for head, start in starts.items():
     bias = head.prediction_layer.bias
@@ -86,8 +87,8 @@ detector.compile(
 
 losses = {"bbox_regression_loss": [], "cls_logits_loss": []}
 for number in range(1, ROUNDS + 1):
-    x, y = pictures(NUMBER)
-    # KerasHub wraps the data in a way that Keras does not shuffle, and would say so.
+    x, y = make_images(NUMBER)
+    # KerasHub wraps the data in a dataset. Keras cannot shuffle it, and would warn.
     logs = display.fit(f"round {number}", detector, x, y, batch_size=8, shuffle=False)
     for name, values in losses.items():
         values += logs.history[name]
@@ -97,19 +98,19 @@ rows = [
 display.print_table("Losses", ("", "round 1", f"round {ROUNDS}"), rows)
 
 # %%
-# What it finds
-# -------------
-# Of the detections of the rectangle's color, the one that fits it best.
+# Results
+# -------
+# For each rectangle, the best detection with the correct color counts.
 
-images, truth = pictures(NUMBER // 2)
+images, truth = make_images(NUMBER // 2)
 found = detector.predict(images, batch_size=NUMBER // 2, verbose=0)
 iou = keras.utils.bounding_boxes.compute_iou(truth["boxes"], found["boxes"], "xyxy")
-iou = keras.ops.convert_to_numpy(iou)[:, 0]  # each picture has one true box
+iou = keras.ops.convert_to_numpy(iou)[:, 0]  # each image has one true box
 fits = np.where(found["labels"] == truth["labels"], iou, 0)
 best, fits = found["boxes"][np.arange(len(fits)), fits.argmax(1)], fits.max(1)
 print(
-    f"Of {len(fits)} rectangles in new pictures {(fits > 0.5).mean():.0%} are found "
-    f"(IoU over 0.5); the mean IoU is {fits.mean():.2f}."
+    f"The detector finds {(fits > 0.5).mean():.0%} of {len(fits)} rectangles in new "
+    f"images (IoU > 0.5). The mean IoU is {fits.mean():.2f}."
 )
 
 figure = plt.figure(figsize=(11, 4.2), layout="constrained")
@@ -124,6 +125,6 @@ left.legend(*names, loc="outside lower center", ncols=2)
 curves = right.subplots()
 for name, values in losses.items():
     curves.semilogy(range(1, ROUNDS + 1), values, "o-", label=name)
-curves.set(xlabel=f"round of {NUMBER} pictures", ylabel="loss")
+curves.set(xlabel=f"round of {NUMBER} images", ylabel="loss")
 curves.legend(frameon=False)
 display.save_figure(figure, options.out / "retinanet.png")

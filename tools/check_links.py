@@ -1,4 +1,4 @@
-"""Checks that links within a built site lead somewhere: check_links.py FOLDER."""
+"""Checks the internal links of a built site. Usage: check_links.py FOLDER"""
 
 import pathlib
 import sys
@@ -17,7 +17,7 @@ places = {
     path: {element.get("id") or element.get("name") for element in page(True)}
     for path, page in pages.items()
 }
-number, lost = 0, []
+number, broken = 0, []
 for path, page in pages.items():
     for element in page(["a", "img", "link", "script", "source"]):
         link = urllib.parse.urlsplit(element.get("href") or element.get("src") or "")
@@ -27,8 +27,8 @@ for path, page in pages.items():
         target = path.parent / urllib.parse.unquote(link.path) if link.path else path
         target = target.resolve()
         place = urllib.parse.unquote(link.fragment)
-        there = target.is_file() and target.is_relative_to(site)
-        if not there or (place and place not in places.get(target, {place})):
-            lost.append(f"{path.relative_to(site)}: {link.geturl()}")
-print(f"{number} links in {len(pages)} pages, {len(lost)} of them lead nowhere")
-sys.exit("\n".join(lost) or None)
+        exists = target.is_file() and target.is_relative_to(site)
+        if not exists or (place and place not in places.get(target, {place})):
+            broken.append(f"{path.relative_to(site)}: {link.geturl()}")
+print(f"{number} links in {len(pages)} pages, {len(broken)} of them broken")
+sys.exit("\n".join(broken) or None)

@@ -1,4 +1,7 @@
-"""Installs Chromium where there is none: Debian's for root, else playwright's own."""
+"""Installs Chromium if no browser is found.
+
+Root with apt-get gets Debian's package, other users get Playwright's build.
+"""
 
 import os
 import shutil
@@ -7,7 +10,7 @@ import sys
 
 
 def browser():
-    """The path of a browser that is there, or None."""
+    """Returns the path of an installed browser, or None."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next(filter(None, map(shutil.which, names)), None)
 

@@ -1,7 +1,4 @@
-"""Removes folders, which the next command makes anew.
-
-python tools/remove.py FOLDER [FOLDER ...]
-"""
+"""Removes folders, if they exist. Usage: remove.py FOLDER [FOLDER ...]"""
 
 import shutil
 import sys

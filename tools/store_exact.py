@@ -1,8 +1,9 @@
-"""Makes keras_smoothl1/exact_results.csv, with which users check their installation.
+"""Prints the exact results that the self-check of an installation compares with.
 
     python tools/store_exact.py > keras_smoothl1/exact_results.csv
 
-A row is left out where the exact value or slope is no normal number of its dtype.
+Rows are omitted if the exact value or slope is neither 0 nor a normal number of the
+dtype.
 """
 
 import pathlib
@@ -23,7 +24,7 @@ NO_NUMBERS = [("nan", "nan", "nan"), ("inf", "inf", "1.0"), ("-inf", "inf", "-1.
 
 
 def errors(beta, dtype):
-    """Both branches of the definition, their border, and 0, with signs in turn."""
+    """Returns errors in both branches, at their boundary, and 0, with mixed signs."""
     beta = np.dtype(dtype).type(beta)
     sizes = [beta / 1000, beta / 3, np.nextafter(beta, 0), beta, beta * 1.001]
     sizes += [beta * 2.5, 1e-3, 0.7, 1.0, 123.456, 1e30, 0.0]
