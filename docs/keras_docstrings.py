@@ -1,10 +1,10 @@
-"""Turns the Markdown of Keras's docstrings into what autodoc reads."""
+"""Converts the Markdown of Keras-style docstrings to reStructuredText for autodoc."""
 
 import re
 
 
 def to_rst(app, what, name, object_, options, lines):
-    """Rewrites fenced blocks and links in place; `default_role` does the rest."""
+    """Converts fenced blocks and links in place. Inline code needs `default_role`."""
     found, indent = [], ""
     for line in lines:
         if line.strip() == "```":

@@ -1,8 +1,8 @@
-// The figure of try_it.md. The two ranges hold the state; all else is drawn from them.
+// The figure of try_it.md. The two sliders hold the state; the rest is computed from it.
 (() => {
   "use strict";
 
-  // These two must be keras_smoothl1.smooth_l1_loss and its slope. tests/browser
+  // These two must match keras_smoothl1.smooth_l1_loss and its slope. tests/browser
   // compares them.
   const loss = (d, beta) =>
     Math.abs(d) < beta ? d ** 2 / (2 * beta) : Math.abs(d) - beta / 2;
@@ -11,7 +11,7 @@
   const mean = (numbers) => numbers.reduce((a, b) => a + b) / numbers.length;
 
   function root(increasing, low, high) {
-    // 60 halvings leave less than the last digit of a double.
+    // 60 bisections give all digits of a double.
     for (let i = 0; i < 60; i++) {
       const middle = (low + high) / 2;
       if (increasing(middle) < 0) low = middle;
@@ -20,14 +20,14 @@
     return high;
   }
 
-  // The mean loss is convex, also in the rise alone when each rise has its best
-  // intercept. So both derivatives increase, and halving finds where they are 0, at any
-  // beta; Newton's method would meet singular matrices where beta is small.
+  // The mean loss is convex. It is also convex as a function of the rise, with the best
+  // intercept for each rise. So both derivatives increase, and bisection finds their
+  // zeros for every beta. Newton's method would meet singular matrices for small beta.
   function smoothL1Line(points, beta) {
     const interceptAt = (rise) => {
-      const rests = points.map(([x, y]) => y - rise * x);
-      const pull = (intercept) => mean(rests.map((r) => slope(intercept - r, beta)));
-      return root(pull, Math.min(...rests), Math.max(...rests));
+      const residuals = points.map(([x, y]) => y - rise * x);
+      const pull = (intercept) => mean(residuals.map((r) => slope(intercept - r, beta)));
+      return root(pull, Math.min(...residuals), Math.max(...residuals));
     };
     const torque = (rise) => {
       const intercept = interceptAt(rise);
@@ -61,8 +61,8 @@
   const outlierRange = document.getElementById("fit-outlier");
 
   function read() {
-    // 50 steps make beta ten times as large. Three digits, so that it is a number that
-    // one can type.
+    // 50 steps multiply beta by 10. It is rounded to three digits, so that it is easy to
+    // copy.
     const beta = Number((10 ** (betaRange.value / 50)).toPrecision(3));
     const outlier = [data.outlierX, Number(outlierRange.value)];
     const points = [...data.points, outlier];
@@ -88,7 +88,7 @@
 
   let now = read();
 
-  // Looks are in fit.css, so that they follow the theme.
+  // Colors and lines are defined in fit.css, so that they follow the theme.
   const look = (name, rest) => ({
     cssClass: `fit-${name}`,
     highlightCssClass: `fit-${name}`,
@@ -116,16 +116,16 @@
       axis: true,
       boundingBox: [left, top, right, bottom],
       defaultAxes: { x: axis, y: axis },
-      keyboard: { enabled: false }, // the ranges are for the keyboard
-      maxFrameRate: 1000, // at less, the last move before a release may get lost
-      moveTarget: document.getElementById(id), // leaves the captured pointer captured
+      keyboard: { enabled: false }, // the keyboard moves the sliders
+      maxFrameRate: 1000, // at a lower rate, the last move before a release may be lost
+      moveTarget: document.getElementById(id), // keeps the pointer captured
       pan: { enabled: false },
       showCopyright: false,
       showInfobox: false,
       showNavigation: false,
       zoom: { enabled: false },
     });
-    // `side` tells where the words stand: -1 left of the place, 0 on it, 1 right of it.
+    // `side` is the position of the text: -1 left of the place, 0 on it, 1 right of it.
     const text = (words, place, side, [across, up]) => {
       const x = () => place()[0] + (side() * across) / board.unitX;
       const y = () => place()[1] + up / board.unitY;
@@ -147,7 +147,7 @@
         const precision = { touch: 20, mouse: 20, pen: 20 };
         const rest = { fixed: false, precision, size: 8 };
         const handle = board.create("point", place, look(`handle fit-${name}`, rest));
-        // So that the point follows a pointer that leaves the drawing, to its end.
+        // The point follows a pointer outside the plot until it is released.
         handle.on("down", (event) => event.target.setPointerCapture(event.pointerId));
         handle.on("drag", () => {
           dragged(handle);
@@ -158,7 +158,7 @@
     };
   }
 
-  const width = 6; // of the loss's drawing, each side
+  const width = 6; // of the loss plot, on each side
   const left = createBoard("fit-loss", [-6.6, 6.6, 6.6, -1.6], ["error d", ""]);
   const right = createBoard("fit-line", [-0.9, 15, 10.7, -4], ["x", "y"]);
 
@@ -177,7 +177,7 @@
   left.point("outlier", [shownError, shownLoss]);
   left.point("outlier", [shownError, () => slope(shownError(), now.beta)]);
   left.text(
-    () => (Math.abs(now.smooth.d) > width ? "outlier, further out" : "outlier"),
+    () => (Math.abs(now.smooth.d) > width ? "outlier (off scale)" : "outlier"),
     () => [shownError(), shownLoss()],
     () => (now.smooth.d < 0 ? 1 : -1),
     [12, 0],
@@ -194,7 +194,7 @@
     outlierRange.value = handle.Y();
   });
 
-  // Below a millionth stands rounding alone.
+  // Values below 1e-6 are rounding errors.
   const digits = (x) =>
     (Math.abs(x) < 1e-6 ? "0" : x.toPrecision(4)).replace("-", "\u2212");
 
