@@ -150,9 +150,9 @@ def _problems(reports: dict[str, dict[str, Any]]) -> list[str]:
         lines += [f"{backend}: {line}" for line in report.get("failed", ())]
         for check in report.get("checks", ()):
             lines += [
-                f"{backend} {check['run']} {row['dtype']}, error {row['error']}, "
-                f"beta {row['beta']}: the {row['of']} is {row['result']}, expected "
-                f"{row[row['of']]}"
+                f"{backend} {check['run']} {row['dtype']}, y_pred - y_true = "
+                f"{row['error']}, beta {row['beta']}: the {row['of']} is "
+                f"{row['result']}, expected {row[row['of']]}"
                 for row in check["differences"]
             ]
     return lines

@@ -14,8 +14,8 @@ beta = 1 / sigma²):
 
 d² is never computed, because it leaves the range of the dtype long before the loss
 does. With c = clip(d, -beta, beta), both branches have the same form: slope = c / beta
-and value = slope · (d - c / 2). The quotient of an error smaller than beta rounds to
-less than 1, so |slope| < 1 also distinguishes the branches.
+and value = slope · (d - c / 2). If |d| < beta, |d / beta| rounds to less than 1, so
+|slope| < 1 also distinguishes the branches.
 
 The derivatives with respect to beta are -slope² / 2 for the value, and
 -slope · curvature for the slope.

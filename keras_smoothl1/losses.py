@@ -33,8 +33,8 @@ class SmoothL1Loss(keras.losses.Loss):
     absolute error.
 
     With `reduce_dims=None`, the reduction is applied to the losses of all elements.
-    Keras's own losses first average over the last axis, as `reduce_dims=-1` does. Both
-    give the same mean, but different results with `reduction="sum"` and `None`.
+    Keras's own losses first average over the last axis, as `reduce_dims=-1` does. The
+    mean is the same either way, but `reduction="sum"` and `None` give other results.
 
     Weights and masks apply to elements. In `loss(y_true, y_pred, sample_weight)`, the
     weights are broadcast to `y_pred` from the left: their shape is `()`, `(batch,)`,
@@ -43,9 +43,9 @@ class SmoothL1Loss(keras.losses.Loss):
     in the same way. Masked elements are not counted in means. An element that is masked
     or has weight 0 has loss 0 and slope 0, even if its target or prediction is NaN.
 
-    Sparse tensors are converted to dense tensors. Ragged tensors are supported if the
-    rows of all arguments have the lengths of those of `y_pred`; each value counts as
-    one element. Sizes that TensorFlow knows only at run time are checked then.
+    Sparse tensors are converted to dense tensors. Ragged tensors are supported if all
+    ragged arguments have rows of the same lengths as `y_pred`; each value counts as one
+    element. Sizes that TensorFlow knows only at run time are checked then.
 
     Pass the loss object to `compile()`. Keras cannot look it up by its name.
 
@@ -215,10 +215,11 @@ def smooth_l1_loss(
             a tensor or `keras.Variable`, with respect to which the loss is
             differentiable. A tensor is broadcast to `y_pred` from the left, like
             weights: the shape `(batch,)` means one beta per sample, and
-            `(1, ..., outputs)` one per output. Its values must be positive and finite.
-            Other values raise an error if they are known. In traced functions, and on
-            a GPU with torch, they are not known, and their losses are NaN. Defaults to
-            `1.0`.
+            `(1, ..., outputs)` one per output. Its values must be finite, and at least
+            twice the smallest normal number.
+            Other values raise an error where they can be checked. In traced functions,
+            and on a GPU with torch, they cannot, and the losses of elements with an
+            invalid beta are NaN. Defaults to `1.0`.
         reduce_dims: Dimensions to average over: `None`, an int or a sequence of ints.
             Defaults to `None`, which returns one loss per element.
         keepdims: Whether to keep the dimensions in `reduce_dims` with size 1. Defaults
@@ -232,8 +233,8 @@ def smooth_l1_loss(
 
     Returns:
         The weighted losses, in the shape and dtype of `y_pred`, or in
-        `keras.backend.floatx()` if that is not a floating-point dtype. Dimensions in
-        `reduce_dims` have size 1 or are removed.
+        `keras.backend.floatx()` if `y_pred` does not have a floating-point dtype.
+        Dimensions in `reduce_dims` have size 1 or are removed.
 
     Raises:
         TypeError: If an argument has an unsupported type, or does not consist of real

@@ -21,6 +21,8 @@ from keras_smoothl1.backends import backend
 from keras_smoothl1.keras_internals import scale_loss_for_distribution
 from keras_smoothl1.typing import Axes, Beta, ReduceDims, Shape, Size, Tensor
 
+PER_OUTPUT = "For one entry per output, use the shape (1, ..., outputs). "
+
 
 def reduced_loss(
     y_true: Any,
@@ -146,10 +148,11 @@ def standardize_inputs(
     y_true = squeeze_or_expand(_to_tensor_like(y_true, y_pred, dtype, "y_true"), y_pred)
     weight = sample_weight
     if mask is not None:
-        mask = align(validation.convert_to_tensor(mask, "bool", "mask"), y_pred, "mask")
+        mask = validation.convert_to_tensor(mask, "bool", "mask")
+        mask = align(mask, y_pred, "mask", PER_OUTPUT)
     if weight is not None:
         weight = _to_tensor_like(weight, y_pred, dtype, "sample_weight")
-        weight = align(weight, y_pred, "sample_weight")
+        weight = align(weight, y_pred, "sample_weight", PER_OUTPUT)
         if mask is not None:
             weight = backend.xp.where(mask, weight, backend.xp.zeros_like(weight))
     return y_true, y_pred, weight, mask
@@ -165,7 +168,8 @@ def _ragged_to_values(
     )
     y_true = backend.ragged_values(y_true, y_pred, "y_true")
     y_pred = backend.ragged_values(y_pred, y_pred, "y_pred")
-    # Otherwise the only axis could match a sequence of betas.
+    # If the axis of all values were the last one, a sequence of betas could match its
+    # size by accident.
     y_pred = ops.expand_dims(y_pred, -1) if len(y_pred.shape) == 1 else y_pred
     return y_true, y_pred, weight, mask
 
@@ -194,7 +198,8 @@ def squeeze_or_expand(y_true: Tensor, y_pred: Tensor) -> Tensor:
     if not _may_equal(shape, pred_shape):
         raise ValueError(
             "y_true and y_pred must have the same shape, except that a trailing "
-            "dimension of 1 may be missing on one of them. "
+            "dimension of 1 may be missing on one of them. They are not broadcast; "
+            "reshape y_true first. "
             f"Received: y_true of shape {true_shape}, y_pred of shape {pred_shape}"
         )
     if None in shape or None in pred_shape:
@@ -209,7 +214,7 @@ def _may_equal(a: Shape, b: Shape) -> bool:
 
 
 def align(x: Tensor, y_pred: Tensor, name: str, hint: str = "") -> Tensor:
-    """Aligns a weight, mask or beta with y_pred by trailing dimensions of size 1."""
+    """Aligns weight, mask or beta with y_pred, by adding or removing trailing 1s."""
     shape, pred_shape = backend.static_shape(x), backend.static_shape(y_pred)
     if shape is None or pred_shape is None:
         return backend.expand_rank_like(x, y_pred, name)

@@ -47,7 +47,7 @@ def standardize_beta(beta: Any, dtype: str) -> Beta:
 
 
 def _to_list(x: Any) -> Any:
-    """Converts a NumPy array of numbers to nested lists; returns others as they are."""
+    """Converts an array of numbers to nested lists; returns anything else as is."""
     return x.tolist() if isinstance(x, np.ndarray) and _is_numeric(x) else x
 
 
@@ -93,7 +93,9 @@ def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
             f"for each row. Received: beta={beta!r}"
         )
     if keras.backend.standardize_dtype(beta.dtype) == "bool":
-        raise TypeError(f"beta must not be of dtype bool. Received: beta={beta!r}")
+        raise TypeError(
+            f"beta must have a numeric dtype, not bool. Received: beta={beta!r}"
+        )
     if isinstance(beta, keras.Variable) and backend.compiles_as_constant(beta):
         raise ValueError(
             "beta must not be a variable whose current value JAX would compile into "
@@ -107,7 +109,8 @@ def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
     known = backend.static_range(tensor)
     if known is None:
         is_valid = (tensor >= smallest) & (tensor <= largest)
-        # NaN is a factor, so that the derivative with respect to beta is NaN as well.
+        # Multiplied by NaN, not replaced by it, so that the derivative with respect to
+        # beta is NaN as well.
         ones = backend.xp.ones_like(tensor)
         return tensor * backend.xp.where(is_valid, ones, float("nan"))
     if not smallest <= known[0] <= known[1] <= largest:
@@ -208,8 +211,8 @@ def standardize_axes(reduce_dims: ReduceDims, y_pred: Tensor, received: Any) -> 
     dims = (reduce_dims,) if isinstance(reduce_dims, int) else reduce_dims
     if any(not -rank <= dim < rank for dim in dims):
         raise ValueError(
-            f"reduce_dims must name dimensions of y_pred, which has rank {rank}. "
-            f"Received: reduce_dims={reduce_dims!r}"
+            f"reduce_dims must be between {-rank} and {rank - 1}, because y_pred has "
+            f"rank {rank}. Received: reduce_dims={reduce_dims!r}"
         )
     axes = sorted(dim % rank for dim in dims)
     if len(set(axes)) < len(axes):

@@ -134,7 +134,7 @@ class Backend:
         return self.xp.where(condition, x, self.xp.zeros_like(x))
 
     def divide_no_nan(self, x: Tensor, y: Size) -> Tensor:
-        """Returns x / y, and 0 where y is 0. An int is a number of elements."""
+        """Returns x / y, and 0 where y is 0. If y is an int, it is a size."""
         if isinstance(y, int):
             # A sum of no elements is 0 already. A float, because JAX's default ints end
             # at 2^31 - 1.

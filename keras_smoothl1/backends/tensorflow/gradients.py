@@ -94,9 +94,9 @@ def weighted_sum_no_grad(
     return _run(_losses, None, *(x for x in inputs if x is not None))
 
 
-# The gradients are None for inputs that are constants, and for the weight, whose
-# gradient is added in `weighted_sum`. The functions are created once, because wrapping
-# a function in tf.custom_gradient is slow.
+# `_value` and `_sum_over` return None as the gradient of constants, and of the weight,
+# whose gradient `weighted_sum` adds. They are wrapped once, because wrapping a function
+# in tf.custom_gradient is slow.
 
 
 @tf.custom_gradient
@@ -134,8 +134,8 @@ def _slopes(
 ) -> tf.Tensor:
     """The weighted slopes, differentiable with respect to the inputs."""
     if not tf.executing_eagerly() and grad_output.graph is not slopes.graph:
-        # This is another graph than that of the forward pass. For a second derivative,
-        # the saved slopes would be out of scope.
+        # This is a different graph from that of the forward pass. For a second
+        # derivative, the saved slopes would be out of scope.
         return _recomputed_slopes(beta, *inputs)
     return _saved_slopes(slopes, beta, *inputs)
 
@@ -235,7 +235,10 @@ def value_of_tensor_beta(
 
 
 def _sum_to(beta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Sums x over the broadcast dimensions of beta, a scalar or of x's rank."""
+    """Sums x over the dimensions in which beta was broadcast.
+
+    beta is a scalar or has x's rank.
+    """
     shape = beta.shape
     if shape.rank == 0:
         return sums.sum_(x, None)

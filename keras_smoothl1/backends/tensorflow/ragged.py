@@ -41,9 +41,9 @@ def _values_of_rows(x: tf.Tensor, y_pred: tf.RaggedTensor, name: str) -> tf.Tens
         return tf.reshape(x, [])
     if x.shape.rank != 1 or not x.shape.is_compatible_with(y_pred.shape[:1]):
         raise TypeError(
-            f"{name} must be a ragged tensor like y_pred, a number, or have one entry "
-            f"per row of y_pred. Received: {name} of shape {tuple(x.shape)}, y_pred of "
-            f"shape {tuple(y_pred.shape)}"
+            f"{name} must be a number or have one entry per row of y_pred, if it is "
+            f"not ragged. Received: {name} of shape {tuple(x.shape)}, y_pred of shape "
+            f"{tuple(y_pred.shape)}"
         )
     for splits in y_pred.nested_row_splits:
         x = tf.repeat(x, splits[1:] - splits[:-1])

@@ -33,12 +33,12 @@ def ensure_broadcastable(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tenso
     """Returns x, and fails at run time unless each size is that of y_pred or 1."""
     shape, pred_shape = tf.shape(x), tf.shape(y_pred)
     fits = tf.reduce_all((shape == 1) | (shape == pred_shape))
-    name = f"{name}_must_be_broadcastable_to_y_pred_from_the_left"
+    argument, name = name, f"{name}_must_be_broadcastable_to_y_pred_from_the_left"
     empty = _empty(y_pred)
     broadcast = tf.add(tf.cast(_empty(x), y_pred.dtype), empty, name=name)
     with tf.control_dependencies(
         [
-            _assert(fits, name, x=shape, y_pred=pred_shape),
+            _assert(fits, name, **{argument: shape, "y_pred": pred_shape}),
             _compiles_for_same_shape(broadcast, empty, name),
         ]
     ):
@@ -65,7 +65,7 @@ def ensure_same_rows(
 
 
 def reshape_like(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    """Like `ensure_same_shape`, for any rank; a trailing dimension of 1 may differ."""
+    """Like `ensure_same_shape`, for any rank. A trailing 1 may be missing on either."""
     shape, pred_shape = tf.shape(y_true), tf.shape(y_pred)
     missing = tf.size(pred_shape) - tf.size(shape)
     fits = (tf.abs(missing) <= 1) & tf.reduce_all(
@@ -92,8 +92,10 @@ def expand_rank_like(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tensor:
         & tf.reduce_all((padded[:rank] == 1) | (padded[:rank] == pred_shape))
         & tf.reduce_all(padded[rank:] == 1)
     )
-    name = f"{name}_must_be_broadcastable_to_y_pred_from_the_left"
-    with tf.control_dependencies([_assert(fits, name, x=shape, y_pred=pred_shape)]):
+    argument, name = name, f"{name}_must_be_broadcastable_to_y_pred_from_the_left"
+    with tf.control_dependencies(
+        [_assert(fits, name, **{argument: shape, "y_pred": pred_shape})]
+    ):
         return tf.reshape(x, tf.where(fits, padded[:rank], INVALID_SIZE), name=name)
 
 

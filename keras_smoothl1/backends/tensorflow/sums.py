@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_smoothl1.typing import Axes, Shape
 
-SMALL = 2**16  # elements up to which the call overhead exceeds the computation
+SMALL = 2**16  # up to this many elements, call overhead exceeds computation
 ROW = 32  # elements that are added one by one
 LEVELS = 4  # levels of rows for unknown sizes: 32^4 elements are reduced to 1
 
@@ -100,7 +100,7 @@ def _product(shape: Shape, divisor: int = 1) -> int | None:
 def _fill(
     sizes: list[int | None], found: Callable[[], list[tf.Tensor]]
 ) -> list[int | tf.Tensor]:
-    """Replaces None by the sizes at run time.
+    """Replaces None with run-time sizes.
 
     A single None is left to tf.reshape, because XLA may know only an upper bound.
     """
@@ -133,7 +133,7 @@ def _keep_separate(x: tf.Tensor) -> tf.Tensor:
 def _sums_of_windows(x: tf.Tensor) -> tf.Tensor:
     """Sums over the last of two axes without knowing its size.
 
-    The average over windows of ROW elements, times ROW, is the sum of each row.
+    The average over a window of ROW elements, times ROW, is the sum of the window.
     """
     x = x[:, :, tf.newaxis, tf.newaxis]
     for _ in range(LEVELS):

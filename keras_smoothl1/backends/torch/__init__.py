@@ -99,7 +99,7 @@ class TorchBackend(Backend):
             return gpu.weighted_sum(
                 y_true, y_pred, beta=beta, weight=weight, axes=axes, divisor=divisor
             )
-        # The value of the divisor is read last, because this would block on a GPU.
+        # Reading the divisor would block on a GPU, for which `cpu.supports` is false.
         if (
             axes is None
             and cpu.supports(y_true, y_pred, beta, weight)

@@ -1,4 +1,4 @@
-"""Eager PyTorch: torch's own loss and kernels, where they are exact.
+"""Eager PyTorch: torch's own loss and kernels, where they lose no accuracy.
 
 Four operations replace the seven of `cpu`. For small tensors, torch's own backward pass
 takes half as long as any backward pass in Python. torch computes the square of the
@@ -6,8 +6,9 @@ error and divides it by 2 beta; it rounds as often as `formula`, and its gradien
 closed-form slope. But the square can underflow before the loss does. If beta is at
 least 1, the loss underflows as well. Otherwise, on a CPU, the losses or their sum show
 whether accuracy was lost, and `cpu` is used if it was. On a GPU such a check would
-block, so only inputs that cannot lose accuracy are accepted. The results must match
-those of `cpu` and `triton`.
+block. So losses are accepted only if beta is 1, and sums only if beta is at least 1/16,
+where underflow changes them by less than 2e-6. The results must match those of `cpu`
+and `triton`. "Exact" below means unaffected by overflow and underflow.
 
 torch's gradient multiplies the error by the incoming gradient before it divides by
 beta. The product can leave the range of the dtype although the quotient does not. So
@@ -20,9 +21,9 @@ import torch
 from keras_smoothl1.backends.torch import internals
 
 MIN_SIZE = 2**8  # elements; in smaller sums, the rounding of each loss matters
-SMALL = 2**16  # elements up to which the call overhead exceeds the computation
+SMALL = 2**16  # up to this many elements, call overhead exceeds computation
 BLOCK_SIZE = 2**20  # elements: 4 MB, which fit in the cache and keep the threads busy
-SMALL_ON_GPU = 2**22  # elements up to which a GPU is idle while Python runs
+SMALL_ON_GPU = 2**22  # up to this many elements, a GPU is idle while Python runs
 MIN_BETA, MAX_BETA = 2.0**-10, 2.0**10  # for sums
 MIN_BETA_STRICT = 2.0**-4  # for losses, and for sums on a GPU, which are not checked
 NONE, MEAN, SUM = 0, 1, 2  # torch's codes for reductions
@@ -140,7 +141,7 @@ def supports_gpu_losses(
     beta: float,
     weight: torch.Tensor | None,
 ) -> bool:
-    """Whether torch's losses of these tensors, plain ones on a GPU, are always exact.
+    """Whether these are plain GPU tensors for which torch's losses are always exact.
 
     Checking the losses would block.
     """
@@ -185,7 +186,7 @@ def is_exact(total: float, beta: float, count: float, y_pred: torch.Tensor) -> b
 
     `count` is the number of losses, or the sum of their absolute weights.
     """
-    # No square of an error smaller than beta overflows. The total error by underflow,
-    # at most tiny / beta per element, is less than a rounding error of the sum.
+    # No square of an error smaller than beta overflows. The total error due to
+    # underflow, at most tiny / beta per element, is less than a rounding error.
     limits = LIMITS[y_pred.dtype]
     return beta * beta < limits.max and total * beta * limits.eps >= count * limits.tiny

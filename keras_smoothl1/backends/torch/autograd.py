@@ -64,8 +64,8 @@ def weighted_slope(
 def beta_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     """Returns beta as a tensor with the dtype and device of error.
 
-    A number is filled in on the device, without a copy. On a GPU, torch would replace a
-    division by a Python number by a multiplication with its reciprocal.
+    A number is filled in on the device, without a copy. On a GPU, torch would replace
+    division by a Python number with multiplication by its reciprocal.
     """
     if isinstance(beta, float):
         return error.new_full((), beta)

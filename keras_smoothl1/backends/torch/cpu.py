@@ -5,7 +5,7 @@ a dozen times, with an allocation each time. That takes ten times as long as tor
 kernel. Here the operations work in place, on blocks of large tensors that fit in the
 cache. For a sum, the buffer that will hold the gradient also holds errors and losses.
 `weighted_losses` and `weighted_sum` must match the reference in `Backend`, which is
-used for all inputs that `supports` does not list.
+used for all inputs that `supports` rejects.
 """
 
 import math
@@ -246,7 +246,7 @@ def _to_losses_and_slopes(
     weight: torch.Tensor | None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Replaces errors by weighted losses in place, and returns the weighted slopes."""
+    """Replaces errors with weighted losses in place; returns the weighted slopes."""
     if weight is not None:
         error.masked_fill_(weight == 0, 0)
     slope = torch.clamp(error, -beta, beta, out=out)

@@ -2,7 +2,7 @@
 
 - `_dispatch_keys` of a tensor, and `_dispatch_tls_local_include_set`, the keys that
   torch's modes add to each call. Two comparisons show that a tensor is a plain CPU
-  tensor, and that no mode that changes the dispatch of operations is active
+  or GPU tensor, and that no mode that changes the dispatch of operations is active
   (torch.func, FakeTensorMode, make_fx, torch.jit.trace and others). No public function
   reports this. A subclass may have the keys of a plain tensor, so the class is compared
   as well.

@@ -39,9 +39,9 @@ def _values_of_rows(x: Any, y_pred: torch.Tensor, name: str) -> torch.Tensor:
     lengths = _jagged(y_pred).offsets().diff()
     if tuple(x.shape) != tuple(lengths.shape):
         raise TypeError(
-            f"{name} must be a nested tensor like y_pred, a number, or have one entry "
-            f"per row of y_pred. Received: {name} of shape {tuple(x.shape)}, y_pred "
-            f"with {len(lengths)} rows"
+            f"{name} must be a number or have one entry per row of y_pred, if it is "
+            f"not nested. Received: {name} of shape {tuple(x.shape)}, y_pred with "
+            f"{len(lengths)} rows"
         )
     return x.repeat_interleave(lengths)
 

@@ -4,7 +4,7 @@ A step of torch's own mean reads or writes seven whole tensors, and the referenc
 three times as many. This kernel reads y_true and y_pred and writes the gradient. All
 intermediate results stay in registers. float16 and bfloat16 are upcast when they are
 read. The host never waits for the GPU. The results must match the reference in
-`Backend`, which is used for all inputs that `supports` does not list.
+`Backend`, which is used for all inputs that `supports` rejects.
 
 The kernel works on a matrix. Its rows are the groups of elements that are summed, or
 that share a weight.
@@ -32,7 +32,7 @@ OPTIONS = {
     "enable_fp_fusion": False,
 }
 SHORT_RUN = 256  # elements that share a weight; shorter runs do not become rows
-SMALL = 2**20  # elements up to which the launch overhead exceeds the computation
+SMALL = 2**20  # up to this many elements, launch overhead exceeds computation
 MAX_INT32 = 2**31 - 1
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF_DTYPES, torch.float32, torch.float64)
@@ -365,7 +365,8 @@ def _pattern(
     """
     if own_shape is None:
         return None
-    # Sizes of groups of adjacent axes, last first: broadcast ones and others alternate.
+    # Sizes of groups of adjacent axes, last group first. Groups of broadcast axes and
+    # groups of other axes alternate.
     sizes = [1]
     for size, own_size in zip(reversed(shape), reversed(own_shape), strict=True):
         is_own = len(sizes) % 2 == 0
@@ -410,8 +411,9 @@ def _run(
     """Returns the losses or their sums, and the gradient.
 
     The sums are over all axes except the first `kept_axes`; None means no sum.
-    `gradient_of_one` is the gradient for a `grad_output` of 1. It is the buffer of the
-    result if its layout fits, and only overwritten if `grad_output` is not 1.
+    `gradient_of_one` is the gradient for a `grad_output` of 1. It is reused as the
+    buffer of the result if its layout fits, and is overwritten only if `grad_output` is
+    not 1.
     """
     is_float64 = y_pred.dtype is torch.float64
     dtype = torch.float64 if is_float64 else torch.float32
@@ -658,9 +660,9 @@ class _Weighted(torch.autograd.Function):
 
 
 def _may_be_scaled(gradient: torch.Tensor) -> bool:
-    """Whether to scale the gradient in place, without a launch.
+    """Whether to scale the gradient in place with torch, without this kernel.
 
-    In a 16-bit dtype it would be rounded twice. For a large tensor, a launch that
-    returns at once, if grad_output is 1, is faster.
+    In a 16-bit dtype, it would be rounded twice. For a large tensor, this kernel is
+    faster, because it returns at once if grad_output is 1.
     """
     return gradient.dtype.itemsize > 2 and gradient.numel() <= SMALL
