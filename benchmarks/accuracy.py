@@ -92,7 +92,7 @@ def implementations(backend, dtype):
     from keras_smoothl1 import smooth_l1_loss
 
     def huber(y_true, y_pred, beta):
-        # Huber averages over the last axis. With an axis of size 1 it keeps elements.
+        # Huber averages over the last axis. With size 1, that is one loss per element.
         loss = keras.losses.Huber(delta=beta, reduction=None, dtype=dtype)
         return loss(y_true[:, None], y_pred[:, None]) / beta
 
@@ -115,26 +115,26 @@ def implementations(backend, dtype):
 def show(rows, dtype):
     console = Console(width=118)
     for kind in ("value", "slope"):
-        table = Table(title=f"Worst {kind} in {dtype}, in ulp, by beta")
-        table.add_column("", no_wrap=True)
-        table.add_column("on")
+        table = Table(title=f"Largest error of the {kind} in {dtype}, in ulp, by beta")
+        table.add_column("loss", no_wrap=True)
+        table.add_column("backend")
         for beta in BETAS[dtype]:
             table.add_column(f"{beta:.3g}", justify="right")
         for row in rows:
-            table.add_row(row["name"], row["backend"], *map(readable, row[kind]))
+            table.add_row(row["name"], row["backend"], *map(format_ulp, row[kind]))
         console.print(table)
     table = Table(
         title="Values and slopes that are NaN or infinite although the exact result is"
         " finite"
     )
-    for column in ("", "on", "number"):
+    for column in ("loss", "backend", "number"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(row["name"], row["backend"], str(row["lost"]))
     console.print(table)
 
 
-def readable(ulp):
+def format_ulp(ulp):
     return f"{ulp:.2f}" if ulp < 100 else f"{ulp:.0e}".replace("e+0", "e")
 
 

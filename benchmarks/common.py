@@ -119,7 +119,7 @@ def machine(device="cpu"):
         "backend": backend(),
         "device": device,
         "cores": os.cpu_count(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: installed[name] for name in packages if name in installed},
     }

@@ -15,7 +15,7 @@ HEADINGS = [
     "other loads",
     "bytes written in 16-byte stores",
     "correctly rounded divisions",
-    "spilled registers",
+    "spill instructions",
     "bytes of torch's own loss",
 ]
 # torch's own mean reads both inputs, writes the losses and reads them. Its backward
@@ -44,7 +44,7 @@ def per_element(counts, elements):
         16 * counts["wide load"] / elements,
         counts["load"] / elements,
         16 * counts["wide store"] / elements,
-        counts["division"] // elements,  # drops those of the tile, one or two
+        counts["division"] // elements,  # rounds down: a tile adds one or two
         counts["spill"],
     )
     return tuple(f"{number:.2g}" for number in numbers)

@@ -26,7 +26,7 @@ def parse_arguments():
     parser = common.parser(__doc__.splitlines()[0])
     common.add_cases(parser)
     parser.add_argument(
-        "--size", type=int, default=25, help="exponent of 2: 25 is for 2^25 elements"
+        "--size", type=int, default=25, help="exponent of 2: 25 means 2^25 elements"
     )
     return parser.parse_args()
 

@@ -3,8 +3,8 @@
     KERAS_BACKEND=torch python benchmarks/speed.py --json speed.json --figure speed.png
 
 All implementations run in one process, in random order within each round. A time is the
-median over the rounds. A relative speed is the time of the peer divided by the time of
-this package: the ratio is computed within each round, and the median is reported.
+median over the rounds. A relative speed is the time of the other loss divided by that
+of this package: the ratio is computed within each round, and the median is reported.
 
 "memory" is one pass that reads both inputs and writes one new tensor; no step can be
 faster. "metric" is an update of `SmoothL1Error`, without a gradient, compared with
@@ -37,7 +37,7 @@ def parse_arguments():
         nargs="+",
         type=int,
         default=[8, 11, 14, 17, 20, 22, 24, 26],
-        help="exponents of 2: 20 is for 2^20 elements",
+        help="exponents of 2: 20 means 2^20 elements",
     )
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="minimum time for each case"
@@ -167,7 +167,8 @@ def show(result):
                 table.add_row(name, *cells, growth(sizes, seconds))
             console.print(table)
         table = common.table(
-            f"{title}: relative speed (time of the peer / time of {OURS})", *headings
+            f"{title}: relative speed (time of the other loss / time of {OURS})",
+            *headings,
         )
         for variant, variant_rows in variants.items():
             for name in variant_rows[0]["ratio"]:

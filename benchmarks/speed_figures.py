@@ -9,7 +9,7 @@ import json
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-# The figures of the page, by the backends and modes in their panels.
+# The figures of the page, by name, with the backend and mode of each panel.
 PAGE = {
     "speed_eager": [("torch", "eager"), ("jax", "eager")],
     "speed_compiled": [("torch", "compiled"), ("jax", "jit")],
@@ -95,7 +95,7 @@ def speeds_by_peer(rows, mode):
 
 
 def draw_panel(axis, speeds):
-    """For each peer a line for the mean and a band that spans all variants."""
+    """Draws a line for "plain" and a band over all variants, for each peer."""
     axis.set(xscale="log", yscale="log")
     axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_minor_locator(NullLocator())
@@ -136,7 +136,7 @@ def draw_panel(axis, speeds):
 
 
 def size_labels(sizes):
-    """Numbers of elements, some with the boxes or images that these may be."""
+    """Numbers of elements, some of them also as a number of boxes or images."""
     labels, last = [], 0
     for size in sizes:
         label = elements(size)

@@ -20,9 +20,9 @@ The script calls this function once and saves the model as a .keras file. Then a
 separate process for each backend loads the file and trains on the same data in the same
 order, without shuffling. Each backend uses its default for jit_compile.
 
-The losses diverge if Keras draws random numbers during training, as in Dropout, because
-these differ between backends. They also diverge if the training is unstable, because it
-amplifies rounding errors.
+The losses differ if Keras draws random numbers during training, as in Dropout, because
+these differ between backends. They also differ if the training is unstable, because
+instability amplifies rounding errors.
 
 The exit status is 0 if the losses of all epochs agree. It is 1 if they do not, if a
 backend failed, or if fewer than two backends ran.
@@ -280,8 +280,8 @@ def portable(name, value):
     if value is None or isinstance(value, bool | int | float | str | np.ndarray):
         return value
     raise TypeError(
-        f"{name} must be arrays or plain values, because it is passed to other "
-        f"processes. Received: {type(value).__name__}"
+        f"{name} must contain only arrays and plain values, because it is passed to "
+        f"other processes. Received: {type(value).__name__}"
     )
 
 
@@ -352,7 +352,7 @@ def relative(values):
 
 
 def curves(results):
-    """Yields (name, one list of epochs per backend) for each recorded loss."""
+    """Yields, for each loss, its name and its values by epoch on each backend."""
     first = next(iter(results.values()))["history"]
     for name in first:
         if name.endswith("loss"):

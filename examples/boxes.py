@@ -75,7 +75,7 @@ fits = {
 rows = []
 for name, fit in fits.items():
     error = np.abs(predicted[name] - y[test])
-    good = [f"{100 * (fit > bound).mean():.1f} %" for bound in (0.5, 0.75)]
+    good = [f"{100 * (fit > bound).mean():.1f}%" for bound in (0.5, 0.75)]
     parts = [f"{part.mean():.3f}" for part in (error[:, :2], error[:, 2:])]
     rows.append((name, f"{fit.mean():.3f}", *good, *parts))
 columns = ("loss", "mean IoU", "> 0.5", "> 0.75", "shift", "size")

@@ -74,7 +74,7 @@ def make_strategy(kind):
 
 
 def weights_of_a_sum(settings, weights, mask):
-    """Returns weights (batch, time) with which a sum equals the loss of the settings.
+    """Returns weights (batch, time) that make a sum equal to the loss of the settings.
 
     If each process computes the loss of its own part, and the gradients are averaged,
     no process knows the divisor of a mean over the whole batch. So the weights include

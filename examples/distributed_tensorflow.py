@@ -6,8 +6,8 @@ Five training steps on two devices give the same weights as on one. MirroredStra
 gives each device a part of every batch, and adds the gradients. Keras divides means by
 the number of devices first, which is correct for parts of equal size, and leaves sums
 unchanged. With "mean_with_sample_weight", each device would divide by the sum of the
-weights in its part. Use a sum instead, and divide the weights by their sum over the
-batch. To run it::
+weights in its part. Instead, use a sum with ``reduce_dims=-1``, and divide the weights
+by their sum over the batch. To run it::
 
     KERAS_BACKEND=tensorflow python examples/distributed_tensorflow.py
 """
@@ -37,7 +37,7 @@ def train(x, y, weights, reduction, many):
         model = compare_weights.make_model()
         rate = compare_weights.learning_rate(reduction)
         model.compile(keras.optimizers.SGD(rate), loss)
-    model.fit(batches, shuffle=False, verbose=0)  # True would warn for a dataset
+    model.fit(batches, shuffle=False, verbose=0)  # Keras cannot shuffle a dataset
     return [np.asarray(weight) for weight in model.get_weights()]
 
 

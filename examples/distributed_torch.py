@@ -5,8 +5,9 @@ Distributed training with PyTorch
 Five training steps in two processes give the same weights as in one.
 DistributedDataParallel averages the gradients of the processes, which is correct for a
 mean over parts of equal size. A sum must be multiplied by the number of processes.
-Instead of "mean_with_sample_weight", use a sum, divide it by the sum of the weights of
-all processes, and multiply it by the number of processes. To run it::
+Instead of "mean_with_sample_weight", use a sum with ``reduce_dims=-1``, divide it by
+the sum of the weights of all processes, and multiply it by the number of processes. To
+run it::
 
     KERAS_BACKEND=torch torchrun --nproc-per-node 2 examples/distributed_torch.py
 """

@@ -46,8 +46,8 @@ def with_spread(numbers, digits=3):
 
 CASES = {
     "none wrong": Case(seeds=SEEDS),
-    "10 % wrong": Case(wrong=0.1, seeds=SEEDS),
-    "10 % too large": Case(wrong=0.1, one_sided=True, seeds=SEEDS),
+    "10% wrong": Case(wrong=0.1, seeds=SEEDS),
+    "10% too large": Case(wrong=0.1, one_sided=True, seeds=SEEDS),
     "skewed": Case(skewed=True, seeds=SEEDS),
 }
 predicted = {name: {} for name in CASES}
@@ -69,9 +69,9 @@ with display.progress_bars() as bars:
 rows = []
 for loss in LOSSES:
     errors = [with_spread(rmse(predicted[name][loss])) for name in unskewed]
-    too_large = f"{bias(predicted['10 % too large'][loss]).mean():+.2f}"
+    too_large = f"{bias(predicted['10% too large'][loss]).mean():+.2f}"
     rows.append((loss, *errors, too_large))
-columns = ("RMSE", *unskewed, "bias of these")
+columns = ("RMSE", *unskewed, "bias of the last")
 display.print_table(f"Mean ± standard deviation of {SEEDS} seeds", columns, rows)
 
 # %%
@@ -84,14 +84,14 @@ mean, median = noisy_targets.MEAN_IF_SKEWED, noisy_targets.MEDIAN
 rows = []
 for loss, of_loss in predicted[skewed].items():
     errors = [with_spread(rmse(of_loss, true), digits=2) for true in (mean, median)]
-    rows.append((loss, *errors, f"{100 * (of_loss.mean() / mean.mean() - 1):+.1f} %"))
+    rows.append((loss, *errors, f"{100 * (of_loss.mean() / mean.mean() - 1):+.1f}%"))
 columns = ("RMSE", "from the mean", "from the median", "error of the total")
 display.print_table("Skewed targets", columns, rows)
 
 # %%
 # Other units
 # -----------
-# The targets of the second case in units that make them 100 times as small or as large.
+# Here, the targets of the second case are 100 times as small or as large.
 # Log-cosh has no parameter. It is quadratic for errors much smaller than 1 and linear
 # for errors much larger than 1, whatever the unit.
 
@@ -104,15 +104,15 @@ for loss in ("log-cosh", "Smooth L1"):
         errors.append(rmse(predict_after_training(loss, case) / unit))
     rows.append((loss, *map(with_spread, errors)))
 columns = ("RMSE / unit", *(f"unit {unit:g}" for unit in UNITS))
-display.print_table("10 % wrong, in different units", columns, rows)
+display.print_table("10% wrong, in different units", columns, rows)
 
 # %%
 # The scale of the loss
 # ---------------------
-# The second case with other values of beta and delta: with Adam, with Adam and an L2
-# penalty on the weights as a second loss, and with plain SGD. In Huber, delta scales
-# the gradients of large errors. That changes the size of an SGD step, and the balance
-# with the penalty. In Smooth L1, the slope of large errors is 1 for every beta.
+# The second case is repeated with other values of beta and delta: with Adam, with Adam
+# and an L2 penalty on the weights as a second loss, and with plain SGD. In Huber, delta
+# scales the gradients of large errors. That changes the size of an SGD step, and the
+# balance with the penalty. In Smooth L1, the slope of large errors is 1 for every beta.
 
 SETTINGS = {
     "Adam": {},
@@ -126,12 +126,12 @@ for setting, arguments in SETTINGS.items():
         errors = []
         for beta in BETAS:
             of_beta = predict_after_training(
-                loss, CASES["10 % wrong"], beta, **arguments
+                loss, CASES["10% wrong"], beta, **arguments
             )
             errors.append(rmse(of_beta).mean())
         rows.append((f"{setting}: {loss}", *(f"{error:.3f}" for error in errors)))
 columns = ("RMSE with delta or beta =", *(f"{beta:g}" for beta in BETAS))
-display.print_table("10 % wrong, mean of the seeds", columns, rows)
+display.print_table("10% wrong, mean of the seeds", columns, rows)
 print("nan: the training of at least one seed diverged.")
 
 # %%

@@ -32,7 +32,7 @@ rng = np.random.default_rng(0)
 # Patches
 # -------
 # Training patches come from the left three quarters of each photograph, test patches
-# from the right quarter. The noise makes 10 % to 50 % of the pixels black or white.
+# from the right quarter. The noise makes 10% to 50% of the pixels black or white.
 
 photographs = [image.astype("float32") / 255 for image in load_sample_images().images]
 

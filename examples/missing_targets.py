@@ -6,8 +6,9 @@ Two networks are trained on the flights that left New York in 2013:
 
 - The first predicts two targets, the arrival delay and the time in the air. Unknown
   targets are NaN, and have weight 0.
-- The second is recurrent, and predicts the arrival delays of all flights of an aircraft
-  in one month. A Masking layer hides the padding from the network and from the loss.
+- The second is recurrent, and predicts the arrival delays of up to 20 flights of an
+  aircraft in one month. A Masking layer hides the padding from the network and from the
+  loss.
 
 To run it::
 
@@ -32,8 +33,8 @@ rng = np.random.default_rng(0)
 # %%
 # Two targets, some of them NaN
 # -----------------------------
-# Few targets are unknown in these data, so the script removes more, up to 90 %. Then
-# only 1 % of the flights are complete. The baseline trains on complete flights only.
+# Few targets are unknown in these data, so the script removes more, up to 90%. Then
+# only 1% of the flights are complete. The baseline trains on complete flights only.
 
 TARGETS = ("arr_delay", "air_time")
 x = flights.features_at_departure(departed[:FLIGHTS])

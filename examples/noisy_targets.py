@@ -119,8 +119,8 @@ def fit(name, case, beta=None, optimizer="adam", penalty=0.0, epochs=60):
     Args:
         name: The name of the loss in `LOSSES`.
         case: The `Case`.
-        beta: The beta of Smooth L1, or the delta of Huber. By default, `beta_for` the
-            residuals after training with the absolute error.
+        beta: The beta of Smooth L1, or the delta of Huber. By default, the result of
+            `beta_for` for the residuals after training with the absolute error.
         optimizer: `"adam"`, or `"sgd"` without momentum.
         penalty: See `make_model`.
         epochs: The number of epochs.

@@ -48,7 +48,8 @@ def make_images(number):
 # %%
 # The detector
 # ------------
-# The backbone is a ResNet with three small stages. The smallest anchors have 32 pixels.
+# The backbone is a ResNet with three small stages. The smallest anchors are 32
+# pixels wide.
 
 keras.utils.set_random_seed(0)
 stages = keras_hub.models.ResNetBackbone(
@@ -100,7 +101,7 @@ display.print_table("Losses", ("", "round 1", f"round {ROUNDS}"), rows)
 # %%
 # Results
 # -------
-# For each rectangle, the best detection with the correct color counts.
+# Each rectangle is compared with the best detection of the correct color.
 
 images, truth = make_images(NUMBER // 2)
 found = detector.predict(images, batch_size=NUMBER // 2, verbose=0)

@@ -1,6 +1,6 @@
-"""Each shell line of README.md and docs/ names what exists.
+"""Shell commands on the pages name files, options and environments that exist.
 
-Their Python blocks run as tests of their own: see conftest.py beside pyproject.toml.
+The Python blocks of the pages run as separate tests; see conftest.py in the root.
 """
 
 import configparser
@@ -19,11 +19,11 @@ PAGES = [
     for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "examples/*.md")
     for page in sorted(ROOT.glob(pattern))
 ]
-# Python runs, sh is checked here. The rest is shown: what was printed, and Burn's Rust.
+# Python blocks run, and sh blocks are checked here. Others are output, or Burn's Rust.
 LANGUAGES = {"python", "sh", "text", "rust"}
 BLOCK = re.compile(r"^( *)```sh\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^[ >]*(?:`{3,}|~{3,}|:{3,})(.*)$", re.MULTILINE)
-# Of the environments that take options, what gets them.
+# The script that receives the options of an environment.
 SCRIPTS = {
     "accuracy": "benchmarks/accuracy.py",
     "bench": "benchmarks/speed.py",
@@ -61,7 +61,7 @@ def labels():
 
 
 def environments():
-    """The names that tox runs: a label alone makes none of its own."""
+    """The names of all environments. A label does not define one."""
     config = tox_config()
     found = expand_braces(config["tox"]["env_list"])
     for section in config.sections():
@@ -88,7 +88,7 @@ def extras():
 
 
 def pins(python="3.11"):
-    """The packages that the tests have seen on a Python, with their versions."""
+    """The tested versions of packages on a Python version."""
     lines = read(ROOT / "constraints.txt").splitlines()
     found = [Requirement(line) for line in lines if not line.startswith("#")]
     return {
@@ -106,7 +106,7 @@ def check_packages(packages):
 
 
 def check_script(path, words):
-    """The words after a script are its options, each with at most one value."""
+    """The words after a script must be its options, each with at most one value."""
     source = read(ROOT / path) + read(ROOT / "examples/command_line.py")
     for before, word in itertools.pairwise(["", *words]):
         if word.startswith("--"):
@@ -120,7 +120,7 @@ def check_tests(words):
         case [path] | [path, "-k", _]:
             assert (ROOT / path).is_file()
         case _:
-            pytest.fail(f"No check knows what {words} should name.")
+            pytest.fail(f"There is no check for {words}.")
 
 
 def check_tox(words):
@@ -146,7 +146,7 @@ def check_tox(words):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_shell_line_names_what_exists(command):
+def test_a_shell_command_uses_only_existing_names(command):
     words = shlex.split(command, comments=True)
     while words and re.fullmatch(r"\w+=\w+|export", words[0]):
         word = words.pop(0)
@@ -167,7 +167,7 @@ def test_a_shell_line_names_what_exists(command):
         case ["torchrun", "--nproc-per-node", _, path, *options]:
             check_script(path, options)
         case _:
-            pytest.fail(f"No check knows what {command!r} should name.")
+            pytest.fail(f"There is no check for {command!r}.")
 
 
 def test_labels_name_environments():
@@ -175,13 +175,13 @@ def test_labels_name_environments():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_block_of_code_is_of_a_kind_that_is_run_or_meant_to_be_shown(page):
+def test_every_code_block_has_a_known_language(page):
     kinds = {kind for kind in FENCE.findall(read(page)) if not kind.startswith("{")}
     assert kinds <= {"", *LANGUAGES}
     assert not re.search(r"\{(code|doctest)", read(page))
 
 
-def test_the_table_of_versions_is_that_of_the_project():
+def test_the_table_of_versions_matches_the_project():
     table = read(ROOT / "README.md").partition("## Supported versions")[2]
     header, _, *rows = (
         [cell.strip() for cell in line.split("|")]

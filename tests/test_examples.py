@@ -1,4 +1,4 @@
-"""Each example runs on this backend, says what it shows, and draws a figure."""
+"""Each example runs on this backend, and prints results that support its text."""
 
 import json
 import os
@@ -14,7 +14,7 @@ BACKEND = keras.backend.backend()
 
 
 def numbers(pattern, text):
-    """The numbers in the first line that fits, where the pattern has groups."""
+    """The groups of the first match of a pattern, as numbers."""
     found = re.search(pattern, text)
     assert found, text
     return [float(group) for group in found.groups()]
@@ -34,7 +34,7 @@ def test_boxes_fit_better_after_smooth_l1_than_after_the_squared_error(example):
     assert 0 < squared < smooth < 1
 
 
-def test_a_beta_follows_the_errors_down(example):
+def test_scheduled_and_learned_betas_adapt_to_the_errors(example):
     printed = example("changing_beta", "--short")
     (constant,) = numbers(r"constant 1/9 +(0\.\d+) ", printed)
     (dynamic,) = numbers(r"Dynamic R-CNN +(0\.\d+) ", printed)
@@ -43,28 +43,30 @@ def test_a_beta_follows_the_errors_down(example):
     assert smallest < largest
 
 
-def test_images_finds_most_of_the_misfiled_pairs(example):
-    there, found = numbers(
+def test_images_finds_most_of_the_mismatched_pairs(example):
+    number, detected = numbers(
         r"Of (\d+) mismatched pairs, (\d+)", example("images", "--short")
     )
-    assert there == 16
-    assert found > there / 2
+    assert number == 16
+    assert detected > number / 2
 
 
-def test_missing_targets_are_left_out_and_padding_changes_nothing(example):
+def test_missing_targets_are_ignored_and_padding_has_no_effect(example):
     printed = example("missing_targets", "--short")
     assert "Without weights the loss is nan" in printed
     (short,) = numbers(r"\n +20 +(\d+\.\d+)", printed)
     (long,) = numbers(r"\n +40 +(\d+\.\d+)", printed)
     assert short == pytest.approx(long, rel=1e-6)
-    told, worked_out = numbers(r"evaluate\(\): (.+)\nMean .* delays: (.+)", printed)
-    assert told == pytest.approx(worked_out, rel=1e-6)
+    evaluated, expected = numbers(r"evaluate\(\): (.+)\nMean .* delays: (.+)", printed)
+    assert evaluated == pytest.approx(expected, rel=1e-6)
 
 
-def test_custom_loops_end_where_fit_ends(example):
+def test_custom_loops_give_the_weights_of_fit(example):
     printed = example("custom_loops", "--short")
-    (apart,) = numbers(r"Largest difference between the final weights: (.+)", printed)
-    assert apart < 1e-6
+    (difference,) = numbers(
+        r"Largest difference between the final weights: (.+)", printed
+    )
+    assert difference < 1e-6
 
 
 def test_flight_delays_compares_losses_and_reloads_the_model(example):
@@ -76,9 +78,9 @@ def test_flight_delays_compares_losses_and_reloads_the_model(example):
 @pytest.mark.skipif(
     BACKEND == "tensorflow"
     or (BACKEND == "torch" and version.parse(keras.__version__).release < (3, 16)),
-    reason="keras.distribution is there for JAX, and for torch from Keras 3.16 on",
+    reason="keras.distribution supports JAX, and torch from Keras 3.16 on",
 )
-def test_five_steps_by_keras_distribution_are_those_of_one_device(examples, tmp_path):
+def test_keras_distribution_gives_the_weights_of_one_device(examples, tmp_path):
     subprocess.run(
         [sys.executable, "distributed_keras.py", "--out", tmp_path],
         cwd=examples,
@@ -96,7 +98,7 @@ def test_five_steps_by_keras_distribution_are_those_of_one_device(examples, tmp_
     assert max(result["apart"] for result in results) < 1e-5
 
 
-ENGINES = {
+COMMANDS = {
     "jax": [
         ("distributed_jax_1", 8, ["distributed_jax.py"]),
         ("distributed_jax_2", 8, ["distributed_jax.py", "--processes", "2"]),
@@ -113,8 +115,8 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize(("record", "devices", "command"), ENGINES[BACKEND])
-def test_five_steps_on_many_devices_are_those_of_one_process(
+@pytest.mark.parametrize(("record", "devices", "command"), COMMANDS[BACKEND])
+def test_many_devices_give_the_weights_of_one_process(
     examples, tmp_path, record, devices, command
 ):
     subprocess.run(

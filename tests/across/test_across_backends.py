@@ -1,4 +1,4 @@
-"""A model trained and saved on one backend goes on training on each other one.
+"""A model that was saved on one backend continues training on the others.
 
 Needs all three backends in one environment: `tox run -e cross`.
 """
@@ -44,7 +44,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hiding(tmp_path_factory):
-    """For each backend a folder of modules that hide the two other backends."""
+    """For each backend, a folder of modules that hide the two other backends."""
     folders = {backend: tmp_path_factory.mktemp("hiding") for backend in BACKENDS}
     for backend, folder in folders.items():
         for name in set(BACKENDS) - {backend}:
@@ -55,15 +55,15 @@ def hiding(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(folders):
-    """What training on gives on the backend that a model was saved on."""
+    """The results of continued training on the backend that saved the model."""
     return {backend: run(backend, "save", folders[backend])[0] for backend in BACKENDS}
 
 
 @pytest.fixture(scope="module")
 def loaded(folders, saved, hiding):
-    """What training on gives on the second backend, by the first and the second.
+    """The results of continued training on the second backend, for each pair.
 
-    The second backend is the only one that can be imported there.
+    Only the second backend can be imported there.
     """
     return {
         (first, second): result
@@ -77,18 +77,16 @@ def loaded(folders, saved, hiding):
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_a_model_saved_on_the_first_goes_on_training_on_the_second(
-    saved, loaded, first, second
-):
+def test_training_continues_on_the_second_backend(saved, loaded, first, second):
     result, expected = loaded[first, second], saved[first]
     assert result["config"] == expected["config"]
     assert np.isfinite(expected["evaluation"]).all()
     np.testing.assert_allclose(result["evaluation"], expected["evaluation"], rtol=1e-6)
-    np.testing.assert_allclose(result["training"], expected["training"], rtol=1e-6)
+    np.testing.assert_allclose(result["training"], expected["training"], rtol=5e-7)
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_adam_keeps_its_state_where_the_first_backend_is_not_installed(
+def test_adam_keeps_its_state_if_the_first_backend_is_not_installed(
     saved, loaded, first, second
 ):
     iterations, learning_rate, *moments = loaded[first, second]["optimizer"]
@@ -100,7 +98,7 @@ def test_adam_keeps_its_state_where_the_first_backend_is_not_installed(
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_adam_loads_without_custom_objects_unless_torch_saved_it_and_is_missing(
+def test_custom_objects_are_needed_only_for_adam_saved_by_a_missing_torch(
     loaded, first, second
 ):
     error = loaded[first, second]["error without custom_objects"]

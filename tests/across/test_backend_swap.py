@@ -114,7 +114,7 @@ def test_a_faulty_experiment_raises_an_error(function, message):
 
 
 def test_values_that_cannot_be_serialized_are_rejected():
-    with pytest.raises(TypeError, match="x must be arrays or plain values"):
+    with pytest.raises(TypeError, match="x must contain only arrays"):
         backend_swap.portable("x", (batch for batch in [1]))
 
 

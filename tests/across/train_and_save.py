@@ -1,4 +1,4 @@
-"""Trains a model on the backend of this process and saves it, or loads and checks some.
+"""Trains and saves a model on the backend of this process, or loads saved models.
 
     python train_and_save.py save FOLDER
     python train_and_save.py check FOLDER [FOLDER ...]
@@ -32,8 +32,8 @@ def state(optimizer):
     return [keras.ops.convert_to_numpy(x).tolist() for x in optimizer.variables]
 
 
-def go_on(model):
-    """The model and its optimizer as they are, and the losses of three more epochs."""
+def continue_training(model):
+    """The state of the model and its optimizer, and the losses of three more epochs."""
     x, y, weight = data()
     now = {
         "config": model.loss.get_config(),
@@ -61,7 +61,7 @@ def save(folder):
     x, y, weight = data()
     model.fit(x, y, sample_weight=weight, batch_size=16, shuffle=False, verbose=0)
     model.save(folder / "model.keras")
-    return go_on(model)
+    return continue_training(model)
 
 
 def check(folder):
@@ -71,12 +71,12 @@ def check(folder):
         error = ""
     except TypeError as e:
         error = str(e)
-    # Keras 3.15 on torch saves Adam as a private class, which needs torch. The public
-    # class, in its place, loads on each backend.
+    # On torch, Keras 3.15 saves Adam under the name of a private class, which needs
+    # torch. The public class loads on each backend.
     model = keras.models.load_model(
         path, custom_objects={"Adam": keras.optimizers.Adam}
     )
-    return {"error without custom_objects": error, **go_on(model)}
+    return {"error without custom_objects": error, **continue_training(model)}
 
 
 if __name__ == "__main__":
