@@ -163,7 +163,7 @@ def weighted_slopes():
 
 
 def sweep():
-    """Residuals, beta and errors by loss, for flights with 2 % wrong targets.
+    """Residuals, beta and errors by loss, for flights with 2% wrong targets.
 
     The experiment is that of choosing_beta.md.
     """
@@ -264,7 +264,7 @@ def wrong_targets(errors):
 
 
 def errors_by_beta():
-    """The error after SGD with 10 % wrong targets, for each beta and each delta."""
+    """The error after SGD with 10% wrong targets, for each beta and each delta."""
     import noisy_targets
 
     def error(loss, beta):
