@@ -213,7 +213,7 @@ def _may_equal(a: Shape, b: Shape) -> bool:
     )
 
 
-def align(x: Tensor, y_pred: Tensor, name: str, hint: str = "") -> Tensor:
+def align(x: Tensor, y_pred: Tensor, name: str, hint: str) -> Tensor:
     """Aligns weight, mask or beta with y_pred, by adding or removing trailing 1s."""
     shape, pred_shape = backend.static_shape(x), backend.static_shape(y_pred)
     if shape is None or pred_shape is None:

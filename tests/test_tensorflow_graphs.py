@@ -72,6 +72,14 @@ def test_incompatible_weights_raise_an_error_at_run_time(
         run(normal(6, 4), normal(6, 4), normal(*weight_shape))
 
 
+@pytest.mark.parametrize("known_rank", [True, False])
+def test_the_error_at_run_time_names_the_argument(known_rank):
+    weight_spec = tf.TensorSpec([None, None] if known_rank else None)
+    run = graph(SmoothL1Loss(), [UNKNOWN_SIZES, UNKNOWN_SIZES, weight_spec], False)
+    with pytest.raises(InvalidArgument, match=r"\[sample_weight\] \[6 3\] \[y_pred\]"):
+        run(normal(6, 4), normal(6, 4), normal(6, 3))
+
+
 @JIT_COMPILE
 @pytest.mark.parametrize("weight_shape", [(), (6,), (6, 1), (1, 4), (6, 4), (6, 4, 1)])
 def test_weights_of_unknown_rank_are_broadcast(weight_shape, jit_compile):
