@@ -32,17 +32,21 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_smoothl1.typing import Beta, Tensor
+from keras_smoothl1.typing import Tensor
 
-SMALLEST_NORMAL = {
-    dtype: float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")
+# beta / 2 and 1 / beta must be normal numbers: XLA and TensorFlow flush others to 0.
+BETA_RANGE = {
+    dtype: (2 * float(np.finfo(dtype).tiny), 1 / float(np.finfo(dtype).tiny))
+    for dtype in ("float32", "float64")
 }
 
 
 def value_and_slope(
     error: Tensor, beta: Tensor, *, xp: Any = ops
 ) -> tuple[Tensor, Tensor]:
-    clipped = xp.minimum(xp.maximum(error, -beta), beta)
+    # If both arguments are equal, TensorFlow differentiates by the first: an error of
+    # beta belongs to the linear branch.
+    clipped = xp.minimum(beta, xp.maximum(-beta, error))
     # The divisor equals beta, but compilers cannot infer that. With a constant divisor,
     # XLA and TensorFlow's graph optimizer would multiply by 1 / beta, which adds a
     # rounding error, and the slope could exceed 1.
@@ -85,9 +89,3 @@ def value_grad_beta(slope: Tensor) -> Tensor:
 
 def slope_grad_beta(slope: Tensor, curvature: Tensor) -> Tensor:
     return -slope * curvature
-
-
-def half_underflows(beta: Beta, dtype: str) -> bool:
-    """Whether beta / 2 is subnormal, so that XLA and TensorFlow flush it to 0."""
-    smallest = min(beta) if isinstance(beta, tuple) else beta
-    return smallest / 2 < SMALLEST_NORMAL[dtype]

@@ -65,9 +65,9 @@ class SmoothL1Error(keras.metrics.Metric):
         self._compute_dtype = validation.compute_dtype(self.dtype)
         self.beta = validation.standardize_beta(beta, self._compute_dtype)
         # Never float16, which cannot count beyond 2048.
-        self.total, self.count = (
+        self.total, self.total_remainder, self.count, self.count_remainder = (
             self.add_variable((), "zeros", dtype=self._compute_dtype, name=name)
-            for name in ("total", "count")
+            for name in ("total", "total_remainder", "count", "count_remainder")
         )
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -86,17 +86,18 @@ class SmoothL1Error(keras.metrics.Metric):
             get_keras_mask(y_pred),
             dtype=self._compute_dtype,
         )
-        validation.check_beta_for(self.beta, y_pred)
+        y_pred = validation.check_beta_for(self.beta, y_pred)
         weight = mask if weight is None else weight
-        total, count = reduction.total_and_count(
-            y_true, y_pred, weight, static_beta=self.beta
+        state = reduction.add_batch(
+            y_true, y_pred, self.beta, weight, *(x.value for x in self.variables)
         )
-        self.total.assign_add(total)
-        self.count.assign_add(count)
+        for variable, value in zip(self.variables, state, strict=True):
+            variable.assign(value)
 
     def result(self) -> Any:
-        mean = backend.divide_no_nan(self.total.value, self.count.value)
-        return keras.ops.cast(mean, self.dtype)
+        total = self.total.value + self.total_remainder.value
+        count = self.count.value + self.count_remainder.value
+        return keras.ops.cast(backend.divide_no_nan(total, count), self.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -45,47 +45,42 @@ def reduced_loss(
         y_true, y_pred, sample_weight, mask, dtype=validation.compute_dtype(dtype)
     )
     if isinstance(beta, float | tuple):
-        validation.check_beta_for(beta, y_pred)
+        y_pred = validation.check_beta_for(beta, y_pred)
     else:
         beta = align_beta(beta, y_pred, received)
     axes = validation.standardize_axes(reduce_dims, y_pred, received)
-    static, tensor = (beta, None) if isinstance(beta, float | tuple) else (None, beta)
     reduction = None if reduction == "none" else reduction
     loss = _loss(
         y_true,
         y_pred,
-        tensor,
+        beta,
         weight,
         mask,
-        static_beta=static,
         reduction=reduction,
         axes=axes,
         keepdims=keepdims,
-        dtype=dtype,
     )
+    if reduction not in (None, "sum"):
+        loss = scale_loss_for_distribution(loss)
+    if validation.compute_dtype(dtype) != dtype:
+        loss = ops.cast(loss, dtype)
     if reduction is None and backend.is_ragged(received):
         return backend.with_rows_of(received, loss)
     return loss
 
 
-@functools.partial(
-    backend.jit,
-    static_argnames=("static_beta", "reduction", "axes", "keepdims", "dtype"),
-)
+@functools.partial(backend.jit, static_argnames=("reduction", "axes", "keepdims"))
 def _loss(
     y_true: Tensor,
     y_pred: Tensor,
-    tensor_beta: Tensor | None,
+    beta: Beta | Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
     *,
-    static_beta: Beta | None,
     reduction: str | None,
     axes: Axes,
     keepdims: bool,
-    dtype: str,
 ) -> Tensor:
-    beta: Any = tensor_beta if static_beta is None else static_beta
     weight = mask if weight is None else weight
     # The weights whose sum is the divisor of a mean.
     counted = weight if reduction == "mean_with_sample_weight" else mask
@@ -115,19 +110,43 @@ def _loss(
         # For groups of equal size, the mean of their means is the mean of all elements.
         size = broadcast_sum(counted, y_pred)
         loss = backend.weighted_sum(*inputs, divisor=size)
-    if reduction not in (None, "sum"):
-        loss = scale_loss_for_distribution(loss)
-    return loss if validation.compute_dtype(dtype) == dtype else ops.cast(loss, dtype)
+    return loss
 
 
-@functools.partial(backend.jit, static_argnames=("static_beta",))
-def total_and_count(
-    y_true: Tensor, y_pred: Tensor, weight: Tensor | None, *, static_beta: Beta
-) -> tuple[Tensor, Tensor | float]:
-    """Returns the sum of the weighted losses and the sum of the weights."""
-    total = backend.weighted_sum_no_grad(y_true, y_pred, static_beta, weight)
-    count = broadcast_sum(weight, y_pred)
-    return total, float(count) if isinstance(count, int) else count
+@functools.partial(backend.jit, static_argnames=())
+def add_batch(
+    y_true: Tensor, y_pred: Tensor, beta: Beta, weight: Tensor | None, *state: Tensor
+) -> tuple[Tensor, ...]:
+    """Adds the weighted losses of a batch, and its weights, to the state of a metric.
+
+    The state is a total with its remainder, and a count with its remainder, without
+    gradients.
+    """
+    total, total_remainder, count, count_remainder = state
+    y_pred = ops.stop_gradient(y_pred)
+    batch_total = backend.weighted_sum(y_true, y_pred, beta, weight)
+    batch_count = ops.cast(broadcast_sum(weight, y_pred), count.dtype)
+    return (
+        *_add_with_remainder(total, total_remainder, batch_total),
+        *_add_with_remainder(count, count_remainder, batch_count),
+    )
+
+
+def _add_with_remainder(
+    total: Tensor, remainder: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns total + remainder + x, rounded, and what the rounding has cut off.
+
+    A float32 total alone would not count beyond 2^24. See: Knuth, The Art of Computer
+    Programming, volume 2, section 4.2.2, theorem B.
+    """
+    wide = total + x
+    x_added = wide - total
+    remainder = remainder + (total - (wide - x_added)) + (x - x_added)
+    rounded = wide + remainder
+    is_finite = ops.isfinite(rounded)
+    rounded = backend.xp.where(is_finite, rounded, wide)
+    return rounded, backend.where_or_zero(is_finite, remainder - (rounded - wide))
 
 
 def standardize_inputs(
@@ -220,8 +239,9 @@ def align(x: Tensor, y_pred: Tensor, name: str, hint: str) -> Tensor:
         return backend.expand_rank_like(x, y_pred, name)
     if len(shape) == len(pred_shape) + 1 and shape[-1] in (1, None):
         x, shape = ops.squeeze(x, axis=-1), shape[:-1]
+    # Equal sizes first: torch cannot compare a size that depends on data with 1.
     fits = len(shape) <= len(pred_shape) and all(
-        size in (1, None) or pred_size in (size, None)
+        pred_size in (size, None) or size in (1, None)
         for size, pred_size in zip(shape, pred_shape, strict=False)
     )
     if not fits:

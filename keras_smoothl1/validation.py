@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_smoothl1.backends import backend
-from keras_smoothl1.formula import SMALLEST_NORMAL
+from keras_smoothl1.formula import BETA_RANGE
 from keras_smoothl1.typing import Axes, Beta, ReduceDims, Tensor
 
 REDUCTIONS = (
@@ -22,10 +22,7 @@ REDUCTIONS = (
 
 
 def standardize_beta(beta: Any, dtype: str) -> Beta:
-    """Returns beta as a float, or as a tuple of floats for a sequence.
-
-    Both beta and 1 / beta must be normal numbers of dtype.
-    """
+    """Returns beta as a float, or as a tuple of floats for a sequence."""
     plain = _to_list(beta)
     members = plain if _is_sequence(plain) else (plain,)
     if len(members) == 0:
@@ -63,9 +60,9 @@ def _to_float(number: Real) -> float:
 
 
 def check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> None:
-    smallest = SMALLEST_NORMAL[dtype]
+    smallest, largest = BETA_RANGE[dtype]
     for number in numbers:
-        if smallest <= number <= 1 / smallest:
+        if smallest <= number <= largest:
             continue
         if number == 0:
             requirement = (
@@ -73,8 +70,7 @@ def check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> N
                 "keras.losses.MeanAbsoluteError"
             )
         elif 0 < number < float("inf"):
-            # Outside this range, beta or 1 / beta is not a normal number of the dtype.
-            requirement = f"from {smallest:.3g} to {1 / smallest:.3g} in {dtype}"
+            requirement = f"from {smallest:.3g} to {largest:.3g} in {dtype}"
         else:
             requirement = "positive and finite"
         raise ValueError(f"beta must be {requirement}. Received: beta={received!r}")
@@ -83,9 +79,8 @@ def check_beta_range(numbers: tuple[float, ...], dtype: str, received: Any) -> N
 def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
     """Returns beta as a tensor of dtype, or as a float if it is a scalar constant.
 
-    Values must be at least twice the smallest normal number, because XLA and TensorFlow
-    flush half of a smaller one to 0. Values out of range raise an error if they are
-    known, and become NaN at run time otherwise.
+    Values out of range raise an error if they are known, and become NaN at run time
+    otherwise.
     """
     if backend.is_ragged(beta):
         raise TypeError(
@@ -104,8 +99,7 @@ def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
             f"Received: beta={beta!r}"
         )
     tensor = convert_to_tensor(beta, dtype, "beta")
-    smallest = 2 * SMALLEST_NORMAL[compute_dtype_of(tensor)]
-    largest = 2 / smallest
+    smallest, largest = BETA_RANGE[compute_dtype_of(tensor)]
     known = backend.static_range(tensor)
     if known is None:
         is_valid = (tensor >= smallest) & (tensor <= largest)
@@ -124,26 +118,29 @@ def standardize_tensor_beta(beta: Any, dtype: str) -> Tensor | float:
     return backend.as_number(tensor)
 
 
-def check_beta_for(beta: Beta, y_pred: Tensor) -> None:
+def check_beta_for(beta: Beta, y_pred: Tensor) -> Tensor:
     """Raises an error unless beta fits y_pred's dtype and shape.
 
     The dtype of y_pred may differ from the requested one: JAX converts float64 to
-    float32 unless float64 is enabled.
+    float32 unless float64 is enabled. Returns y_pred, which raises an error at run time
+    if its last axis is not known and does not fit.
     """
     if isinstance(beta, float):
         # A beta that is valid in float32 is also valid in float64.
-        if not SMALLEST_NORMAL["float32"] <= beta <= 2.0**126:
+        smallest, largest = BETA_RANGE["float32"]
+        if not smallest <= beta <= largest:
             check_beta_range((beta,), compute_dtype_of(y_pred), beta)
-        return
+        return y_pred
     check_beta_range(beta, compute_dtype_of(y_pred), beta)
     shape = backend.static_shape(y_pred)
-    if shape is None:
-        return
-    if not shape or shape[-1] not in (None, len(beta)):
+    if shape is None or (shape and shape[-1] is None):
+        return backend.ensure_last_axis(y_pred, len(beta))
+    if not shape or shape[-1] != len(beta):
         raise ValueError(
             "beta must have one number for each entry of y_pred's last axis. Received: "
             f"beta={beta!r} of length {len(beta)}, y_pred of shape {shape}"
         )
+    return y_pred
 
 
 def standardize_reduction(reduction: Any) -> str | None:

@@ -51,7 +51,7 @@ def tensor(x):
 
 
 TENSOR_BETA = np.array(0.5, "float32")
-BETAS = [0.5, (0.25, 2.0) * 16, 1.5e-38, TENSOR_BETA]
+BETAS = [0.5, (0.25, 2.0) * 16, 2.4e-38, TENSOR_BETA]
 WEIGHTS = [None, WEIGHT, WEIGHT[:, :, :1], WEIGHT != 0]
 
 

@@ -62,7 +62,7 @@ def test_debug_nans_reports_the_operation_that_made_the_nan():
     "settings",
     [
         {"beta": [0.1, 0.2, 0.3, 0.4]},
-        {"beta": [0.1, 0.2, 0.3, 1.5e-38]},
+        {"beta": [0.1, 0.2, 0.3, 2.4e-38]},
         {"reduce_dims": (1, 2)},
         {"reduction": "mean_with_sample_weight"},
     ],

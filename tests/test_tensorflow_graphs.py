@@ -136,7 +136,7 @@ def test_a_metric_rejects_incompatible_targets():
         {"reduction": "mean_with_sample_weight"},
         {"reduce_dims": -1},
         {"reduce_dims": 0},
-        {"beta": [0.1, 0.2, 0.5, 1.5e-38]},
+        {"beta": [0.1, 0.2, 0.5, 2.4e-38]},
     ],
     ids=str,
 )

@@ -28,7 +28,7 @@ VARIANTS = {
     "mask": {},
     "reduce_dims": {"reduce_dims": -1},
     "no reduction": {"reduction": None},
-    "betas": {"beta": [0.1, 0.2, 0.5, 1.5e-38]},
+    "betas": {"beta": [0.1, 0.2, 0.5, 2.4e-38]},
     "beta per row": {},
     "scalar beta": {},
 }

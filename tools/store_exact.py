@@ -17,8 +17,8 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 from helpers import exact
 
 BETAS = {
-    "float32": [2e-38, 1e-6, 1 / 9, 1.0, 1e4, 8e37],
-    "float64": [3e-308, 1e-6, 1 / 9, 1.0, 1e4, 4e307],
+    "float32": [2.4e-38, 1e-6, 1 / 9, 1.0, 1e4, 8e37],
+    "float64": [4.5e-308, 1e-6, 1 / 9, 1.0, 1e4, 4e307],
 }
 NO_NUMBERS = [("nan", "nan", "nan"), ("inf", "inf", "1.0"), ("-inf", "inf", "-1.0")]
 

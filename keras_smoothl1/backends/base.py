@@ -36,45 +36,18 @@ class Backend:
         `beta` is a number, a tuple with one number for each entry of the last axis, or
         a tensor. A tensor is a scalar, or has error's rank with size 1 for broadcast
         dimensions; the loss is differentiable with respect to it.
-        """
-        if isinstance(beta, float | tuple):
-            dtype = keras.backend.standardize_dtype(error.dtype)
-            if formula.half_underflows(beta, dtype):
-                return self._smooth_l1_by_scaling(error, beta, dtype)
-        return self._smooth_l1(error, beta)
-
-    def _smooth_l1_by_scaling(self, error: Tensor, beta: Beta, dtype: str) -> Tensor:
-        """Like `smooth_l1`, if half of a beta underflows.
-
-        Scaling error and beta by k scales the loss by k. For errors of 1 or more, such
-        a beta is far below one unit in the last place, so the loss is |d|.
-        """
-        xp, is_number = self.xp, isinstance(beta, float)
-        numbers = beta if isinstance(beta, tuple) else (beta,)
-        scales = tuple(
-            2.0**60 if formula.half_underflows(n, dtype) else 1.0 for n in numbers
-        )
-        scaled = tuple(n * k for n, k in zip(numbers, scales, strict=True))
-        scale = self.beta_tensor(scales[0] if is_number else scales, error)
-        far = (xp.abs(error) >= 1) & (scale > 1)
-        near = self.where_or_zero(~far, error) * scale
-        losses = self._smooth_l1(near, scaled[0] if is_number else scaled)
-        return xp.where(far, xp.abs(error), losses / scale)
-
-    def _smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> Tensor:
-        """Like `smooth_l1`, for a beta whose half does not underflow.
 
         The reference leaves the slope to automatic differentiation, in any mode.
         """
         return formula.value(error, self.beta_tensor(beta, error), xp=self.xp)
 
     def beta_tensor(self, beta: Beta | Tensor, error: Tensor) -> Tensor:
-        """Returns beta in error's dtype. A tuple gets error's rank, if it is known."""
+        """Returns beta in error's dtype, and a sequence in error's rank, if known."""
         tensor = ops.convert_to_tensor(beta, dtype=error.dtype)
         shape = self.static_shape(error)
-        if not isinstance(beta, tuple) or shape is None:
+        if shape is None or len(tensor.shape) != 1:
             return tensor
-        return ops.reshape(tensor, (*(1,) * (len(shape) - 1), len(beta)))
+        return ops.reshape(tensor, (*(1,) * (len(shape) - 1), *tensor.shape))
 
     def weighted_losses(
         self,
@@ -85,17 +58,17 @@ class Backend:
     ) -> Tensor:
         """Returns the loss of each element times its weight.
 
-        The error of an element with weight 0 is replaced by 0 before the loss is
-        computed. Multiplying afterwards would be too late: 0 times NaN is NaN, in the
-        loss and in its gradient.
+        An error that is masked, or not finite with weight 0, is replaced by 0 before
+        the loss is computed: 0 times NaN is NaN, in the loss and in its gradient. Other
+        errors of weight 0 are kept, because the derivative by a weight is the loss.
         """
         error = y_pred - y_true
         if weight is None:
             return self.smooth_l1(error, beta)
         if keras.backend.standardize_dtype(weight.dtype) == "bool":
             return self.smooth_l1(self.where_or_zero(weight, error), beta)
-        losses = self.smooth_l1(self.where_or_zero(weight != 0, error), beta)
-        return losses * weight
+        error = self.zero_where_missing(error, weight)
+        return self.smooth_l1(error, beta) * weight
 
     def weighted_sum(
         self,
@@ -115,12 +88,6 @@ class Backend:
         losses = self.weighted_losses(y_true, y_pred, beta, weight)
         return self.divide_no_nan(self.sum(losses, axes), divisor)
 
-    def weighted_sum_no_grad(
-        self, y_true: Tensor, y_pred: Tensor, beta: Beta, weight: Tensor | None = None
-    ) -> Tensor:
-        """Returns the sum of all weighted losses, without gradients."""
-        return self.weighted_sum(y_true, ops.stop_gradient(y_pred), beta, weight)
-
     def sum(self, x: Tensor, axes: Axes | None = None) -> Tensor:
         """Sums over axes, keeping them with size 1; None sums x to a scalar.
 
@@ -132,6 +99,10 @@ class Backend:
     def where_or_zero(self, condition: Tensor, x: Tensor) -> Tensor:
         """Returns x where the condition is true and 0 elsewhere, even if x is NaN."""
         return self.xp.where(condition, x, self.xp.zeros_like(x))
+
+    def zero_where_missing(self, error: Tensor, weight: Tensor) -> Tensor:
+        """Returns the errors, and 0 for those that are not finite and have weight 0."""
+        return self.where_or_zero((weight != 0) | ops.isfinite(error), error)
 
     def divide_no_nan(self, x: Tensor, y: Size) -> Tensor:
         """Returns x / y, and 0 where y is 0. If y is an int, it is a size."""
@@ -189,6 +160,10 @@ class Backend:
         x is a weight, mask or beta of y_pred's rank, and `name` is its name in errors.
         """
         return x
+
+    def ensure_last_axis(self, y_pred: Tensor, size: int) -> Tensor:
+        """Returns y_pred, and checks at run time that its last axis has this size."""
+        return y_pred
 
     def reshape_like(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Reshapes y_true to the shape of y_pred. Called if either rank is not known.

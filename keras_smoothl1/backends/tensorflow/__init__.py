@@ -1,66 +1,38 @@
-"""TensorFlow: selects the implementation for a call, and handles unknown shapes."""
+"""TensorFlow: the loss of each element with its closed-form slope, and unknown shapes.
 
+Weights, sums and second derivatives are left to automatic differentiation. So is every
+derivative where TensorFlow loses custom gradients, as in `tf.vectorized_map` and in
+saved graphs: the operations of the loss have the same derivatives.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from keras_smoothl1 import formula
-from keras_smoothl1.backends.base import Backend
-from keras_smoothl1.backends.tensorflow import gradients, ragged, shapes, sums
+from keras_smoothl1.backends.base import Backend, Function
+from keras_smoothl1.backends.tensorflow import internals, ragged, shapes, sums
 from keras_smoothl1.typing import Axes, Beta, Shape, Size, Tensor
+
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
 
 
 class TensorFlowBackend(Backend):
     xp: Any = tf
 
-    def _smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> tf.Tensor:
-        if isinstance(beta, float | tuple):
-            if gradients.supports(error):
-                return gradients.value(error, beta)
-            return super()._smooth_l1(error, beta)
-        # Reads beta if it is a variable: tf.custom_gradient does not accept variables.
-        beta = tf.convert_to_tensor(beta)
-        if gradients.supports(error, beta):
-            return gradients.value_of_tensor_beta(error, beta)
-        return super()._smooth_l1(error, beta)
-
-    def weighted_sum(
-        self,
-        y_true: Tensor,
-        y_pred: Tensor,
-        beta: Beta | Tensor,
-        weight: Tensor | None = None,
-        *,
-        axes: Axes | None = None,
-        divisor: Size = 1,
-    ) -> tf.Tensor:
-        error = y_pred - y_true
-        if not (
-            isinstance(beta, float | tuple)
-            and not formula.half_underflows(beta, error.dtype.name)
-            and gradients.supports(error, weight)
-        ):
-            return super().weighted_sum(
-                y_true, y_pred, beta, weight, axes=axes, divisor=divisor
-            )
-        if weight is not None:
-            weight = tf.cast(weight, error.dtype)
-        if isinstance(divisor, int):
-            return gradients.weighted_sum(error, beta, weight, axes, max(divisor, 1))
-        total = gradients.weighted_sum(error, beta, weight, axes, 1)
-        return self.divide_no_nan(total, divisor)
-
-    def weighted_sum_no_grad(
-        self, y_true: Tensor, y_pred: Tensor, beta: Beta, weight: Tensor | None = None
-    ) -> tf.Tensor:
-        if formula.half_underflows(beta, y_pred.dtype.name):
-            return super().weighted_sum_no_grad(y_true, y_pred, beta, weight)
-        if weight is not None:
-            weight = tf.cast(weight, y_pred.dtype)
-        return gradients.weighted_sum_no_grad(y_true, y_pred, beta, weight)
+    def smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> tf.Tensor:
+        # Reads beta if it is a variable: custom gradients do not accept variables.
+        tensor = tf.convert_to_tensor(beta, error.dtype)
+        is_constant = isinstance(beta, float | tuple)
+        return (_loss if is_constant else _loss_of_tensor_beta)(error, tensor)
 
     def sum(self, x: Tensor, axes: Axes | None = None) -> tf.Tensor:
         return sums.sum_(x, axes)
+
+    def zero_where_missing(self, error: Tensor, weight: Tensor) -> tf.Tensor:
+        return _zero_where_missing(error, weight)
 
     def divide_no_nan(self, x: Tensor, y: Size) -> tf.Tensor:
         if isinstance(y, int):
@@ -85,6 +57,9 @@ class TensorFlowBackend(Backend):
     def ensure_broadcastable(self, x: Tensor, y_pred: Tensor, name: str) -> tf.Tensor:
         return shapes.ensure_broadcastable(x, y_pred, name)
 
+    def ensure_last_axis(self, y_pred: Tensor, size: int) -> tf.Tensor:
+        return shapes.ensure_last_axis(y_pred, size)
+
     def reshape_like(self, y_true: Tensor, y_pred: Tensor) -> tf.Tensor:
         return shapes.reshape_like(y_true, y_pred)
 
@@ -108,3 +83,88 @@ class TensorFlowBackend(Backend):
 
     def with_rows_of(self, y_pred: Any, losses: Tensor) -> tf.RaggedTensor:
         return ragged.with_rows_of(y_pred, losses)
+
+    def jit(self, function: Function, *, static_argnames: Sequence[str]) -> Any:
+        # Executed one by one, the operations take twice as long. The graph is traced
+        # once for each rank, and not for each size or number.
+        graph = functools.cache(functools.partial(_graph, function))
+
+        @functools.wraps(function)
+        def call(
+            y_true: Any, y_pred: Any, beta: Any, *rest: Any, **settings: Any
+        ) -> Any:
+            if not tf.executing_eagerly():
+                return function(y_true, y_pred, beta, *rest, **settings)
+            number_of_betas = None
+            if isinstance(beta, float | tuple):
+                beta = tf.reshape(tf.constant(beta, y_pred.dtype), [-1])
+                number_of_betas = len(beta)
+            tensors = y_true, y_pred, beta, *rest
+            kinds = tuple(
+                x if x is None else (x.dtype, x.shape.rank, internals.is_watched(x))
+                for x in tensors
+            )
+            run = graph(kinds, number_of_betas, tuple(settings.items()))
+            return run(*(x for x in tensors if x is not None))
+
+        return call
+
+
+def _graph(
+    function: Function,
+    kinds: tuple[tuple[tf.DType, int, bool] | None, ...],
+    number_of_betas: int | None,
+    settings: tuple[tuple[str, Any], ...],
+) -> Any:
+    """Returns a tf.function of those arguments that are not None.
+
+    Those that are not watched are constants. TensorFlow would compute the gradients
+    with respect to all of them otherwise.
+    """
+
+    def run(*tensors: tf.Tensor) -> Any:
+        given = iter(tensors)
+        arguments: list[Any] = []
+        for kind in kinds:
+            x = None if kind is None else next(given)
+            is_constant = kind is not None and not kind[2]
+            arguments.append(tf.stop_gradient(x) if is_constant else x)
+        if number_of_betas is not None:
+            # smooth_l1 takes a tensor as one that may need a gradient.
+            arguments[2] = tuple(tf.unstack(arguments[2], number_of_betas))
+        with sums.sizes_are_concrete():
+            return function(*arguments, **dict(settings))
+
+    signature = [tf.TensorSpec([None] * x[1], x[0]) for x in kinds if x is not None]
+    return tf.function(run, input_signature=signature, autograph=False)
+
+
+@internals.custom_gradient
+def _loss(error: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+    losses, slopes = formula.value_and_slope(error, beta, xp=tf)
+    return losses, lambda grad_output: (grad_output * slopes, None)
+
+
+@internals.custom_gradient
+def _zero_where_missing(
+    error: tf.Tensor, weight: tf.Tensor
+) -> tuple[tf.Tensor, Gradient]:
+    is_used = (weight != 0) | tf.math.is_finite(error)
+    # tf.where would also have to fill a tensor with zeros. The gradient needs no
+    # condition: it is multiplied by the weight, which is 0 where an error is replaced.
+    errors = tf.math.multiply_no_nan(error, tf.cast(is_used, error.dtype))
+    return errors, lambda grad_output: (grad_output, None)
+
+
+@internals.custom_gradient
+def _loss_of_tensor_beta(
+    error: tf.Tensor, beta: tf.Tensor
+) -> tuple[tf.Tensor, Gradient]:
+    def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        slopes = formula.slope(error, beta, xp=tf)
+        by_beta = grad_output * formula.value_grad_beta(slopes)
+        return grad_output * slopes, sums.sum_to(beta, by_beta)
+
+    # The derivative of formula.value_and_slope by beta is a difference of two numbers
+    # as large as the error.
+    return formula.value(error, beta, xp=tf), gradient

@@ -1,18 +1,47 @@
-"""The private name of TensorFlow that the package uses.
+"""The private names of TensorFlow that the package uses.
 
-- `forwardprop_util.pack_tangents`: the tangents of tensors. `tf.custom_gradient`
-  defines a gradient for reverse mode only; `tf.autodiff.ForwardAccumulator` would
-  compute a tangent of 0. No public function reports whether an accumulator is active.
+- `should_record_backprop` and `pack_tangents`: whether a tape or a forward accumulator
+  watches a tensor. For a tf.function that is called eagerly, TensorFlow computes the
+  gradients with respect to all inputs. They double the time of a step with weights.
+- `get_gradient_function`, `Operation._gradient_function` and `Operation._clear_attr`:
+  in a graph, `tf.custom_gradient` stores the name of the gradient in an attribute of an
+  operation. A graph that was imported, or saved without custom gradients, still has the
+  attribute but not the gradient, and cannot be differentiated at all. Here, only the
+  operation in Python has the gradient. TensorFlow uses the same field for functions.
 
-tests/test_tensorflow_internals.py fails if TensorFlow moves or changes it.
+tests/test_tensorflow_internals.py fails if TensorFlow moves or changes them.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
-from tensorflow.python.eager import forwardprop_util
+from tensorflow.python.eager.forwardprop_util import pack_tangents
+from tensorflow.python.eager.record import should_record_backprop
+from tensorflow.python.framework.ops import get_gradient_function
 
-__all__ = ["have_tangents"]
+__all__ = ["custom_gradient", "is_watched"]
 
 
-def have_tangents(tensors: list[tf.Tensor]) -> bool:
-    """Whether a `tf.autodiff.ForwardAccumulator` watches any of the tensors."""
-    return bool(forwardprop_util.pack_tangents(tensors).tangents)
+def is_watched(x: tf.Tensor) -> bool:
+    """Whether an eager tensor may be differentiated."""
+    return should_record_backprop([x]) or bool(pack_tangents([x]).tangents)
+
+
+def custom_gradient(function: Callable[..., Any]) -> Callable[..., tf.Tensor]:
+    """Like `tf.custom_gradient`, for a function that returns one tensor.
+
+    A graph that is saved or imported is differentiated by its operations.
+    """
+    with_gradient = tf.custom_gradient(function)
+
+    @functools.wraps(function)
+    def call(*tensors: tf.Tensor) -> tf.Tensor:
+        result = with_gradient(*tensors)
+        if not tf.executing_eagerly():
+            result.op._gradient_function = get_gradient_function(result.op)
+            result.op._clear_attr("_gradient_op_type")
+        return result
+
+    return call

@@ -46,6 +46,15 @@ def ensure_broadcastable(x: tf.Tensor, y_pred: tf.Tensor, name: str) -> tf.Tenso
     return x if x.dtype == tf.bool else x + _nan_unless(fits, x.dtype)
 
 
+def ensure_last_axis(y_pred: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns y_pred, and fails at run time unless its last axis has this size."""
+    shape = tf.shape(y_pred)
+    fits = tf.reduce_all(shape[-1:] == size) & (tf.size(shape) > 0)
+    name = "beta_must_have_one_number_for_each_entry_of_the_last_axis_of_y_pred"
+    with tf.control_dependencies([_assert(fits, name, beta=size, y_pred=shape)]):
+        return tf.reshape(y_pred, tf.concat([shape[:-1], [size]], 0), name=name)
+
+
 def ensure_same_rows(
     values: tf.Tensor, splits: tf.Tensor, pred_splits: tf.Tensor, name: str
 ) -> tf.Tensor:
@@ -117,7 +126,8 @@ def _empty(x: tf.Tensor) -> tf.Tensor:
 
 
 def _nan_unless(fits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    return tf.where(fits, tf.zeros([], dtype), tf.constant(float("nan"), dtype))
+    # A constant NaN would fail tf.debugging.enable_check_numerics().
+    return tf.sqrt(tf.cast(fits, dtype) - 1)
 
 
 def _append_ones(shape: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

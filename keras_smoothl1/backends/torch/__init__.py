@@ -43,12 +43,10 @@ if _triton_is_installed() and (
 class TorchBackend(Backend):
     xp: Any = torch
 
-    def _smooth_l1(
-        self, error: torch.Tensor, beta: Beta | torch.Tensor
-    ) -> torch.Tensor:
+    def smooth_l1(self, error: torch.Tensor, beta: Beta | torch.Tensor) -> torch.Tensor:
         if autograd.supports():
             return autograd.value_and_slope(error, beta)[0]
-        return super()._smooth_l1(error, beta)
+        return super().smooth_l1(error, beta)
 
     def beta_tensor(
         self, beta: Beta | torch.Tensor, error: torch.Tensor
@@ -113,10 +111,7 @@ class TorchBackend(Backend):
         )
 
     def sum(self, x: torch.Tensor, axes: Axes | None = None) -> torch.Tensor:
-        if axes is None:
-            return torch.sum(x)
-        # torch would sum over all axes if `dim` is empty.
-        return torch.sum(x, dim=axes, keepdim=True) if axes else x
+        return autograd.sum_over(x, axes)
 
     def where_or_zero(self, condition: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.where(condition, x, 0)

@@ -9,6 +9,7 @@ whole tensors. Forward mode uses the reference: with a `jvp` method, `torch.comp
 would reject the function.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,15 +20,17 @@ from keras_smoothl1.typing import Beta
 
 
 def supports() -> bool:
-    """Whether torch can only differentiate in reverse mode here.
+    """Whether torch can only differentiate in reverse mode here, and by this function.
 
     torch.export and torch.jit.trace keep the operations of a function but not its
-    backward pass, and differentiate these operations later.
+    backward pass, and differentiate these operations later. torch.compile cannot trace
+    torch.func.vmap over the backward pass of an autograd function.
     """
     return not (
         internals.forward_mode_is_active()
         or torch.compiler.is_exporting()
         or torch.jit.is_tracing()
+        or (torch.compiler.is_compiling() and internals.transforms_are_active())
     )
 
 
@@ -122,12 +125,26 @@ class _ValueAndSlope(torch.autograd.Function):
         return grad_error, None if grad_beta is None else _sum_to(beta, grad_beta)
 
 
+def sum_over(x: torch.Tensor, axes: Sequence[int] | None) -> torch.Tensor:
+    """Sums over axes, keeping them with size 1; None sums x to a scalar.
+
+    torch adds 2^24 numbers to 2e-6 along one axis, but not over axes that are apart in
+    memory. So the axes become one.
+    """
+    if axes is None:
+        return x.flatten().sum()
+    if not axes:  # torch would sum over all axes
+        return x
+    kept = [axis for axis in range(x.dim()) if axis not in axes]
+    total = x.permute(*kept, *axes).flatten(len(kept)).sum(-1)
+    return total.reshape([1 if axis in axes else n for axis, n in enumerate(x.shape)])
+
+
 def _sum_to(beta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Sums x over the dimensions in which beta was broadcast."""
     if beta.dim() == 0:
-        return x.sum()
-    axes = [axis for axis, size in enumerate(beta.shape) if size == 1]
-    return x.sum(axes, keepdim=True) if axes else x
+        return sum_over(x, None)
+    return sum_over(x, [axis for axis, size in enumerate(beta.shape) if size == 1])
 
 
 def _add(x: torch.Tensor | None, y: torch.Tensor) -> torch.Tensor:

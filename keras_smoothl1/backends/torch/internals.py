@@ -8,6 +8,8 @@
   as well.
 - `forward_ad._current_level`: the level of forward-mode differentiation. A dual tensor
   has the keys of a plain one.
+- `torch._C._are_functorch_transforms_active`: whether the code runs in a function that
+  torch.func transforms. torch.compile can trace it, unlike the keys above.
 - `torch.ops.aten.smooth_l1_loss` and its backward kernel, which can write to a buffer,
   and `torch._C._nn.smooth_l1_loss`, which torch.nn.functional calls. The public
   function cannot write to a buffer, and takes twice as long.
@@ -29,8 +31,10 @@ __all__ = [
     "smooth_l1",
     "smooth_l1_loss",
     "smooth_l1_slope",
+    "transforms_are_active",
 ]
 
+transforms_are_active: Any = torch._C._are_functorch_transforms_active
 smooth_l1: Any = torch.ops.aten.smooth_l1_loss.out
 smooth_l1_loss: Any = torch._C._nn.smooth_l1_loss
 smooth_l1_slope: Any = torch.ops.aten.smooth_l1_loss_backward.grad_input
