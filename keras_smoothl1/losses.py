@@ -158,6 +158,10 @@ class SmoothL1Loss(keras.losses.Loss):
             dtype=self.dtype,
         )
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return validation.from_config(cls, config)
+
     def get_config(self) -> dict[str, Any]:
         return {
             "beta": validation.to_json(self.beta),
@@ -215,11 +219,10 @@ def smooth_l1_loss(
             a tensor or `keras.Variable`, with respect to which the loss is
             differentiable. A tensor is broadcast to `y_pred` from the left, like
             weights: the shape `(batch,)` means one beta per sample, and
-            `(1, ..., outputs)` one per output. Its values must be finite, and at least
-            twice the smallest normal number.
-            Other values raise an error where they can be checked. In traced functions,
-            and on a GPU with torch, they cannot, and the losses of elements with an
-            invalid beta are NaN. Defaults to `1.0`.
+            `(1, ..., outputs)` one per output. Values that are not positive and finite
+            raise an error where they can be checked. In traced functions, and on a GPU
+            with torch, they cannot, and the losses of elements with an invalid beta are
+            NaN. Defaults to `1.0`.
         reduce_dims: Dimensions to average over: `None`, an int or a sequence of ints.
             Defaults to `None`, which returns one loss per element.
         keepdims: Whether to keep the dimensions in `reduce_dims` with size 1. Defaults
@@ -279,7 +282,11 @@ def smooth_l1_loss(
 
 
 def _standardize_beta(beta: Any, dtype: str) -> Beta | Tensor:
-    is_tensor = keras.ops.is_tensor(beta) or isinstance(beta, keras.Variable)
+    is_tensor = (
+        keras.ops.is_tensor(beta)
+        or isinstance(beta, keras.Variable)
+        or hasattr(beta, "__jax_array__")  # such as a flax.nnx.Param
+    )
     # On Keras's NumPy backend, NumPy scalars and flat arrays are tensors as well.
     if is_tensor and not (isinstance(beta, NUMPY_TYPES) and beta.ndim < 2):
         return validation.standardize_tensor_beta(beta, dtype)

@@ -99,6 +99,10 @@ class SmoothL1Error(keras.metrics.Metric):
         count = self.count.value + self.count_remainder.value
         return keras.ops.cast(backend.divide_no_nan(total, count), self.dtype)
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return validation.from_config(cls, config)
+
     def get_config(self) -> dict[str, Any]:
         return {
             "beta": validation.to_json(self.beta),

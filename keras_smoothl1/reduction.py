@@ -21,7 +21,11 @@ from keras_smoothl1.backends import backend
 from keras_smoothl1.keras_internals import scale_loss_for_distribution
 from keras_smoothl1.typing import Axes, Beta, ReduceDims, Shape, Size, Tensor
 
-PER_OUTPUT = "For one entry per output, use the shape (1, ..., outputs). "
+WEIGHT_HINT = "For one entry per output, use the shape (1, ..., outputs). "
+MASK_HINT = (
+    "If a layer removes a dimension of its input, its compute_mask() must return None "
+    "or a mask without that dimension. "
+)
 
 
 def reduced_loss(
@@ -168,10 +172,10 @@ def standardize_inputs(
     weight = sample_weight
     if mask is not None:
         mask = validation.convert_to_tensor(mask, "bool", "mask")
-        mask = align(mask, y_pred, "mask", PER_OUTPUT)
+        mask = align(mask, y_pred, "mask", MASK_HINT)
     if weight is not None:
         weight = _to_tensor_like(weight, y_pred, dtype, "sample_weight")
-        weight = align(weight, y_pred, "sample_weight", PER_OUTPUT)
+        weight = align(weight, y_pred, "sample_weight", WEIGHT_HINT)
         if mask is not None:
             weight = backend.xp.where(mask, weight, backend.xp.zeros_like(weight))
     return y_true, y_pred, weight, mask

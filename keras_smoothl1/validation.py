@@ -270,6 +270,18 @@ def compute_dtype_of(x: Tensor) -> str:
     return "float64" if "float64" in str(x.dtype) else "float32"
 
 
+def from_config(cls: Any, config: dict[str, Any]) -> Any:
+    """Creates an object, and explains how a subclass with other arguments can be."""
+    try:
+        return cls(**config)
+    except TypeError as error:
+        raise TypeError(
+            f"{cls.__name__} cannot be created from its config. If its __init__() has "
+            "other arguments than that of the class it inherits from, override "
+            f"get_config() to return them. Received: config={config}, and {error}"
+        ) from error
+
+
 def to_json(setting: Any) -> Any:
     """Converts a setting for a config: JSON has no tuples."""
     return list(setting) if isinstance(setting, tuple) else setting
@@ -296,13 +308,11 @@ def convert_to_tensor(x: Any, dtype: str | None, name: str) -> Tensor:
             "to model.compile(), or call it in the call() method of a layer. "
             f"Received: {name}={x!r}"
         )
-    for leaf in [x] if hasattr(x, "dtype") else keras.tree.flatten(x):
-        if not _is_numeric(leaf) or isinstance(x, dict):
-            raise TypeError(
-                f"{name} must be a tensor, an array or nested lists of real numbers. "
-                f"Received: {getattr(leaf, 'dtype', leaf)!r} in {name} of type "
-                f"{type(x).__name__}"
-            )
+    _check_is_numeric(x, name)
+    if isinstance(x, np.ndarray) and not x.dtype.isnative:
+        x = x.astype(
+            x.dtype.newbyteorder("=")
+        )  # torch reads the native byte order only
     if not isinstance(x, list | tuple):
         return keras.ops.convert_to_tensor(x, dtype=dtype)
     try:
@@ -312,6 +322,28 @@ def convert_to_tensor(x: Any, dtype: str | None, name: str) -> Tensor:
             f"{name} must be nested lists with equal lengths at each level. "
             f"Received: {name}={x!r}"
         ) from error
+
+
+def _check_is_numeric(x: Any, name: str) -> None:
+    requirement = f"{name} must be a tensor, an array or nested lists of real numbers. "
+    if isinstance(x, dict):
+        raise TypeError(
+            f"{requirement}For a model with several outputs, compute the loss of each. "
+            f"Received: {name} of type dict with the keys {list(x)}"
+        )
+    is_of_pandas = hasattr(x, "to_numpy") and type(x).__module__.startswith("pandas")
+    for leaf in [x] if hasattr(x, "dtype") or is_of_pandas else keras.tree.flatten(x):
+        if _is_numeric(leaf):
+            continue
+        if is_of_pandas:
+            raise TypeError(
+                f"{requirement}Convert it by {name}.to_numpy('float32'). "
+                f"Received: {name} of type {type(x).__name__}"
+            )
+        raise TypeError(
+            f"{requirement}Received: {getattr(leaf, 'dtype', leaf)!r} in {name} of "
+            f"type {type(x).__name__}"
+        )
 
 
 def _is_numeric(leaf: Any) -> bool:

@@ -1,5 +1,7 @@
 """Differences from exact results, in units in the last place, in each mode."""
 
+import itertools
+
 import keras
 import mpmath
 import numpy as np
@@ -45,14 +47,12 @@ def compiled(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-RUN = pytest.mark.parametrize(
-    "run",
-    {
-        "jax": [eager, compiled],
-        "tensorflow": [eager, graph, compiled],
-        "torch": [eager],
-    }[BACKEND],
-)
+RUNS = {
+    "jax": [eager, compiled],
+    "tensorflow": [eager, graph, compiled],
+    "torch": [eager],
+}[BACKEND]
+RUN = pytest.mark.parametrize("run", RUNS)
 
 
 @RUN
@@ -145,6 +145,44 @@ def test_means_of_large_groups_are_accurate_to_2e_6(shape, reduce_dims, run):
         lambda y_true, y_pred: smooth_l1_loss(y_true, y_pred, 1.0, reduce_dims)
     )(np.zeros_like(y_pred), y_pred)
     np.testing.assert_allclose(to_numpy(result), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "run"),
+    [
+        *(((2**16, 3, 4), run) for run in RUNS if run is not eager),
+        *((shape, RUNS[-1]) for shape in [(2**12, 2, 3, 2, 2), (2, 3, 2**12, 2, 2)]),
+        ((2**14, 3, 4), eager),
+    ],
+)
+def test_sums_over_any_axes_are_accurate_to_2e_6(shape, run):
+    y_true = np.zeros(shape, "float32")
+    y_pred = np.full(shape, np.float32(0.6))
+    loss = float(np.float32(0.6)) ** 2 / 2
+    mask, axes = np.arange(shape[0]) > 0, range(len(shape))
+    subsets = [x for n in axes for x in itertools.combinations(axes, n + 1)]
+    betas = [np.ones([1 if a in x else shape[a] for a in axes], "f4") for x in subsets]
+
+    def means(y_true, y_pred):
+        return [
+            smooth_l1_loss(y_true, y_pred, 1.0, subset, mask=any_mask)
+            for subset in subsets
+            for any_mask in (None, mask)
+        ]
+
+    def total(y_true, y_pred, *betas):
+        return sum(
+            keras.ops.sum(smooth_l1_loss(y_true, y_pred, beta)) for beta in betas
+        )
+
+    for mean in map(to_numpy, run(means)(y_true, y_pred)):
+        # The group of a masked sample has nothing to average.
+        assert np.count_nonzero(mean) >= mean.size * (1 - 1 / shape[0])
+        np.testing.assert_allclose(mean[mean != 0], loss, rtol=2e-6)
+    _, gradients = value_and_gradients(run(total), y_true, y_pred, *betas)
+    for beta, gradient in zip(betas, gradients[2:], strict=True):
+        expected = -loss * y_pred.size / beta.size
+        np.testing.assert_allclose(gradient, expected, rtol=2e-6)
 
 
 @RUN

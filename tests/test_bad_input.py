@@ -1,10 +1,12 @@
 """Errors are raised early, and name the argument and the received value."""
 
+import copy
 import re
 
 import keras
 import numpy as np
 import pytest
+from helpers.autodiff import to_numpy
 
 from keras_smoothl1 import SmoothL1Error, SmoothL1Loss, smooth_l1_loss
 
@@ -170,6 +172,7 @@ BAD_INPUTS = [
     [[None, 1.0, 1.0]] * 2,
     b"123",
     {"a": 1.0},
+    {"a": np.ones((2, 3), "float32")},
 ]
 
 
@@ -190,3 +193,44 @@ def test_complex_string_or_object_input_raises_a_type_error(argument, bad):
     for call in calls:
         with pytest.raises(TypeError, match=f"{argument} must be"):
             call(**arguments)
+
+
+def test_the_error_for_a_dict_shows_its_keys():
+    with pytest.raises(TypeError, match=r"y_true of type dict with the keys \['a'\]"):
+        SmoothL1Loss()({"a": Y}, Y)
+
+
+def test_the_error_for_pandas_objects_shows_how_to_convert_them():
+    pandas = pytest.importorskip("pandas")
+    for bad in (
+        pandas.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}),
+        pandas.Series([1, None], dtype="Int64"),
+        pandas.Series([1.0, "x"]),
+    ):
+        with pytest.raises(TypeError, match=r"y_true\.to_numpy") as error:
+            SmoothL1Loss()(bad, np.zeros(2))
+        assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("argument", ["y_true", "y_pred", "sample_weight"])
+def test_arrays_may_have_another_byte_order(argument):
+    arguments = {"y_true": Y, "y_pred": Y + 1, "sample_weight": Y + 2}
+    expected = to_numpy(SmoothL1Loss()(**arguments))
+    arguments[argument] = arguments[argument].astype(">f4")
+    assert to_numpy(SmoothL1Loss()(**arguments)) == expected
+
+
+def test_the_error_for_a_mask_says_which_layer_to_look_for():
+    with pytest.raises(ValueError, match=r"mask must be.*compute_mask\(\)"):
+        smooth_l1_loss(Y, Y, mask=np.ones((3, 2), bool))
+
+
+class WithArgument(SmoothL1Loss):
+    def __init__(self, scale, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+
+def test_copying_a_subclass_without_get_config_names_get_config():
+    with pytest.raises(TypeError, match=r"override get_config\(\).*scale"):
+        copy.deepcopy(WithArgument(2.0))

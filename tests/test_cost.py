@@ -100,7 +100,9 @@ if BACKEND == "torch":
 
     @pytest.mark.parametrize(
         ("true_needs_grad", "weight_shape", "bound"),
-        [(False, None, 7), (True, None, 8), (False, SHAPE, 12), (True, SHAPE, 13)],
+        # The mode that counts may stand for one that records operations, so an error of
+        # weight 0 is compared with infinity. Plain tensors need 5 operations less.
+        [(False, None, 7), (True, None, 8), (False, SHAPE, 17), (True, SHAPE, 18)],
     )
     def test_the_general_path_has_few_operations_on_whole_tensors(
         true_needs_grad, weight_shape, bound

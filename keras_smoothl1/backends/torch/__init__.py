@@ -116,6 +116,14 @@ class TorchBackend(Backend):
     def where_or_zero(self, condition: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.where(condition, x, 0)
 
+    def zero_where_missing(
+        self, error: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        if internals.no_mode_is_active() and not weight.requires_grad:
+            # A weight that has no gradient needs no loss where it is 0.
+            return self.where_or_zero(weight != 0, error)
+        return super().zero_where_missing(error, weight)
+
     def static_range(self, x: torch.Tensor) -> tuple[float, float] | None:
         # Reading values from a GPU would block.
         if (
@@ -175,12 +183,15 @@ class TorchBackend(Backend):
             and x.dtype == y.dtype
             and x.device == y.device
             and x.layout == torch.strided
+            and not _is_unsaveable(x)
         )
 
     def to_dense(self, x: Any) -> Any:
-        if isinstance(x, torch.Tensor) and x.layout != torch.strided:
-            return x.to_dense()
-        return x
+        if not isinstance(x, torch.Tensor):
+            return x
+        if _is_unsaveable(x):
+            return x.clone()
+        return x if x.layout == torch.strided else x.to_dense()
 
     def is_ragged(self, x: Any) -> bool:
         return isinstance(x, torch.Tensor) and x.is_nested
@@ -192,6 +203,15 @@ class TorchBackend(Backend):
 
     def with_rows_of(self, y_pred: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
         return nested.with_rows_of(y_pred, losses)
+
+
+def _is_unsaveable(x: torch.Tensor) -> bool:
+    """Whether autograd refuses to save x, which was made in torch.inference_mode()."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.is_inference()
+        and not torch.is_inference_mode_enabled()
+    )
 
 
 def _is_plain_on(device: str, x: torch.Tensor) -> bool:

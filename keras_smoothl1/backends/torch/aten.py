@@ -175,8 +175,6 @@ def _are_plain_on_gpu(y_true: torch.Tensor, y_pred: torch.Tensor) -> bool:
         and y_pred.dtype in LIMITS
         and y_true.dtype is y_pred.dtype
         and y_true.device == y_pred.device
-        # A tensor of torch.inference_mode() cannot be saved for the backward pass.
-        and not (y_pred.requires_grad and y_true.is_inference())
         and not y_true.requires_grad
     )
 

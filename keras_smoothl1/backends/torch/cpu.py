@@ -38,8 +38,6 @@ def supports(
         and y_pred.dtype in aten.LIMITS
         and y_true.dtype is y_pred.dtype
         and not y_true.requires_grad
-        # A tensor of torch.inference_mode() cannot be saved for the backward pass.
-        and not (y_pred.requires_grad and y_true.is_inference())
         and y_pred.numel() > 0
         and (
             weight is None

@@ -544,8 +544,6 @@ def supports(
         and y_true.dtype in DTYPES
         and (y_pred.dtype is torch.float64) == (y_true.dtype is torch.float64)
         and not y_true.requires_grad
-        # A tensor of torch.inference_mode() cannot be saved for the backward pass.
-        and not (y_pred.requires_grad and y_true.is_inference())
         and y_pred.numel() > 0
         and y_true.device == y_pred.device
         and (weight is None or _is_constant(weight, y_pred))
