@@ -143,14 +143,16 @@ if BACKEND == "jax":
     @pytest.mark.parametrize(
         ("call", "name"),
         [
-            (SmoothL1Loss(0.123), "_loss"),
-            (SmoothL1Error(0.123).update_state, "add_batch"),
+            (lambda beta: SmoothL1Loss(beta, "sum"), "_loss"),
+            (lambda beta: SmoothL1Error(beta).update_state, "add_batch"),
         ],
     )
-    def test_an_eager_call_is_compiled_once(caplog, call, name):
+    @pytest.mark.parametrize("betas", [(0.1, 0.2, 0.3), (BETAS, BETAS[::-1])])
+    def test_an_eager_call_is_compiled_once_for_all_betas(caplog, call, name, betas):
+        jax.clear_caches()
         with jax.log_compiles():
-            for _ in range(3):
-                call(Y_TRUE, Y_PRED)
+            for beta in betas:
+                call(beta)(Y_TRUE, Y_PRED)
         compiled = [x for x in caplog.messages if "Compiling" in x and name in x]
         assert len(compiled) == 1
 

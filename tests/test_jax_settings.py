@@ -11,7 +11,7 @@ if BACKEND != "jax":
 import jax
 import jax.numpy as jnp
 
-from keras_smoothl1 import SmoothL1Loss
+from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 
 RNG = np.random.default_rng(10)
 Y_TRUE, Y_PRED = RNG.normal(size=(2, 8, 6, 4)).astype("float32")
@@ -95,6 +95,26 @@ def test_an_exported_loss_accepts_any_sizes(settings, shape, weighted):
             for each in (shape, shape, "b")[: len(specs)]
         ]
         assert_close([exported.call(*arguments)], [loss(*arguments)])
+
+
+class Parameter:
+    """Like flax.nnx.Param: not an array, but convertible to one."""
+
+    def __init__(self, value):
+        self.value, self.shape, self.dtype = value, value.shape, value.dtype
+
+    def __jax_array__(self):
+        return self.value
+
+
+def test_beta_may_be_a_parameter():
+    def total(beta):
+        return smooth_l1_loss(Y_TRUE, Y_PRED, beta).sum()
+
+    beta = jnp.float32(0.5)
+    assert_close([total(Parameter(beta))], [total(beta)])
+    by_parameter = jax.grad(lambda x: total(Parameter(x)))(beta)
+    assert_close([by_parameter], [jax.grad(total)(beta)])
 
 
 class AddLoss(keras.layers.Layer):

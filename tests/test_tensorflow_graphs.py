@@ -72,6 +72,29 @@ def test_incompatible_weights_raise_an_error_at_run_time(
         run(normal(6, 4), normal(6, 4), normal(*weight_shape))
 
 
+@JIT_COMPILE
+@pytest.mark.parametrize("spec", [UNKNOWN_SIZES, UNKNOWN_RANK])
+@pytest.mark.parametrize(
+    "make", [lambda beta: SmoothL1Loss(beta, "sum"), lambda beta: SmoothL1Error(beta)]
+)
+def test_several_betas_are_compared_with_the_last_axis_at_run_time(
+    make, spec, jit_compile
+):
+    loss = make([0.5, 1.0, 2.0])
+    call = loss if isinstance(loss, SmoothL1Loss) else loss.update_state
+    run = graph(lambda *x: call(*x), [spec] * 2, jit_compile)
+    for shape in ((4, 1), (4, 2), (1, 4)):
+        message = "beta.must.have.one.number.for.each.entry.of.the.last.axis"
+        with pytest.raises((InvalidArgument, ValueError), match=message):
+            run(normal(*shape), normal(*shape))
+    y_true, y_pred = normal(4, 3), normal(4, 3)
+    np.testing.assert_allclose(
+        to_numpy(run(y_true, y_pred) if call is loss else loss(y_true, y_pred)),
+        to_numpy(make([0.5, 1.0, 2.0])(y_true, y_pred)),
+        rtol=1e-6,
+    )
+
+
 @pytest.mark.parametrize("known_rank", [True, False])
 def test_the_error_at_run_time_names_the_argument(known_rank):
     weight_spec = tf.TensorSpec([None, None] if known_rank else None)
@@ -192,6 +215,54 @@ def test_sums_in_a_graph_match_eager_sums(shape, reduce_dims, dtype, jit_compile
         expected = to_numpy(each(y_true, y_pred))
         assert actual.shape == expected.shape
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@JIT_COMPILE
+@pytest.mark.parametrize("spec", [UNKNOWN_SIZES, UNKNOWN_RANK])
+def test_a_sum_of_unknown_sizes_may_be_close_to_the_smallest_normal_number(
+    spec, jit_compile
+):
+    run = graph(SmoothL1Loss(4.8e-38, "sum"), [spec] * 2, jit_compile)
+    error = np.full((1, 1), 3e-37, "float32")
+    np.testing.assert_allclose(to_numpy(run(0 * error, error)), 2.76e-37, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [(6, 4), (None, 4), None])
+def test_finite_data_pass_the_check_of_numerics(spec):
+    loss, metric = SmoothL1Loss(), SmoothL1Error()
+    weight = np.float32([1, 0, 1, 0.5, 0, 2])
+
+    @tf.function(input_signature=[tf.TensorSpec(spec)] * 2, autograph=False)
+    def step(y_true, y_pred):
+        metric.update_state(y_true, y_pred, weight)
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            value = loss(y_true, y_pred, weight)
+        return tape.gradient(value, y_pred)
+
+    tf.debugging.enable_check_numerics()
+    try:
+        gradient = step(normal(6, 4), normal(6, 4))
+    finally:
+        tf.debugging.disable_check_numerics()
+    assert np.count_nonzero(gradient) == 16
+
+
+def test_eager_arguments_may_be_variables():
+    arrays = normal(6, 4), normal(6, 4), RNG.random(6).astype("float32")
+    variables, tensors = [[f(x) for x in arrays] for f in (tf.Variable, tf.constant)]
+    with tf.GradientTape() as tape:
+        value = SmoothL1Loss()(*variables)
+    with tf.GradientTape() as tape_of_tensors:
+        tape_of_tensors.watch(tensors)
+        expected = SmoothL1Loss()(*tensors)
+    assert value == expected
+    for actual, gradient in zip(
+        tape.gradient(value, variables),
+        tape_of_tensors.gradient(expected, tensors),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(actual, gradient)
 
 
 def test_sums_of_unknown_sizes_are_accurate_to_2e_6():

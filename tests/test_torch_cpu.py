@@ -5,7 +5,7 @@ import pytest
 from helpers.autodiff import BACKEND
 from keras.src.backend.common.masking import set_keras_mask
 
-from keras_smoothl1 import SmoothL1Loss
+from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
 
 if BACKEND != "torch":
     pytest.skip("for torch only", allow_module_level=True)
@@ -207,13 +207,34 @@ def test_a_vectorized_jacobian_equals_one_row_by_row(reduction):
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
-def test_targets_may_come_from_inference_mode(reduction):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_targets_and_weights_may_come_from_inference_mode(reduction, weighted):
     with torch.inference_mode():
-        y_true = torch.zeros(3, 2)
+        y_true, weight = torch.zeros(3, 2), torch.ones(3) if weighted else None
     y_pred = torch.full((3, 2), 3.0, requires_grad=True)
-    SmoothL1Loss(reduction=reduction)(y_true, y_pred).sum().backward()
+    SmoothL1Loss(reduction=reduction)(y_true, y_pred, weight).sum().backward()
     share = 1 / 6 if reduction == "mean" else 1.0
     torch.testing.assert_close(y_pred.grad, torch.full((3, 2), share))
+
+
+def test_a_tensor_beta_may_come_from_inference_mode():
+    with torch.inference_mode():
+        beta = torch.ones(3)
+    y_pred = torch.full((3, 2), 3.0, requires_grad=True)
+    smooth_l1_loss(torch.zeros(3, 2), y_pred, beta).sum().backward()
+    torch.testing.assert_close(y_pred.grad, torch.ones(3, 2))
+
+
+def test_sums_of_expanded_weights_are_accurate_to_2e_6():
+    weight = torch.full((2**11, 1, 2**8, 1), 0.1).expand(2**11, 8, 2**8, 8)
+    loss = SmoothL1Loss(reduction="mean_with_sample_weight")
+    y_pred = torch.full(weight.shape, 1.5)
+    torch.testing.assert_close(
+        loss(torch.zeros_like(y_pred), y_pred, weight),
+        torch.tensor(1.0),
+        rtol=2e-6,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 1, 1), (7, 300, 1)])

@@ -166,6 +166,22 @@ RUNNERS = {
 }
 
 
+@pytest.mark.parametrize("argument", ["sample_weight", "beta"])
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_the_number_of_rows_may_depend_on_data(argument):
+    def run(y_true, y_pred, mask, rows):
+        return smooth_l1_loss(
+            y_true[mask], y_pred[mask], **{argument: rows[mask]}
+        ).mean()
+
+    y_true, y_pred, rows = torch.rand(10, 4), torch.rand(10, 4), torch.rand(10) + 0.1
+    mask = torch.arange(10) < 4
+    compiled = torch.compile(run, backend="eager", fullgraph=True)
+    for each in (mask, ~mask):
+        arguments = y_true, y_pred, each, rows
+        torch.testing.assert_close(compiled(*arguments), run(*arguments))
+
+
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -99,7 +99,11 @@ class TensorFlowBackend(Backend):
             if isinstance(beta, float | tuple):
                 beta = tf.reshape(tf.constant(beta, y_pred.dtype), [-1])
                 number_of_betas = len(beta)
-            tensors = y_true, y_pred, beta, *rest
+            # Reads variables: a tape watches the tensor that it has read.
+            tensors = [
+                x if x is None else tf.convert_to_tensor(x)
+                for x in (y_true, y_pred, beta, *rest)
+            ]
             kinds = tuple(
                 x if x is None else (x.dtype, x.shape.rank, internals.is_watched(x))
                 for x in tensors
