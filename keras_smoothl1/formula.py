@@ -44,8 +44,9 @@ BETA_RANGE = {
 def value_and_slope(
     error: Tensor, beta: Tensor, *, xp: Any = ops
 ) -> tuple[Tensor, Tensor]:
-    # If both arguments are equal, TensorFlow differentiates by the first: an error of
-    # beta belongs to the linear branch.
+    # TensorFlow differentiates these operations where it loses the custom gradient. If
+    # both arguments of minimum and maximum are equal, it does so by the first, so that
+    # an error of beta belongs to the linear branch.
     clipped = xp.minimum(beta, xp.maximum(-beta, error))
     # The divisor equals beta, but compilers cannot infer that. With a constant divisor,
     # XLA and TensorFlow's graph optimizer would multiply by 1 / beta, which adds a

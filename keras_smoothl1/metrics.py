@@ -88,10 +88,13 @@ class SmoothL1Error(keras.metrics.Metric):
         )
         y_pred = validation.check_beta_for(self.beta, y_pred)
         weight = mask if weight is None else weight
-        state = reduction.add_batch(
-            y_true, y_pred, self.beta, weight, *(x.value for x in self.variables)
+        # In the order of the arguments and results of add_batch. A subclass may have
+        # more variables.
+        state = self.total, self.total_remainder, self.count, self.count_remainder
+        values = reduction.add_batch(
+            y_true, y_pred, self.beta, weight, *(x.value for x in state)
         )
-        for variable, value in zip(self.variables, state, strict=True):
+        for variable, value in zip(state, values, strict=True):
             variable.assign(value)
 
     def result(self) -> Any:

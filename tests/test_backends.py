@@ -96,12 +96,18 @@ def test_where_or_zero_drops_nan_and_infinity():
     compare("where_or_zero", tensor(np.array([False, False, True])), missing)
 
 
+def test_errors_that_are_not_finite_are_dropped_at_a_weight_of_0():
+    errors = tensor(np.array([np.nan, 2, -np.inf], "float32"))
+    compare("zero_where_missing", errors, tensor(np.array([0, -1, 0], "float32")))
+
+
 @pytest.mark.parametrize("shape", [(4, 6, 32), (4, 6, 32, 1)])
 def test_shapes_compatible_with_y_pred(shape):
     y_pred = tensor(Y_PRED)
     compare("reshape_like", tensor(Y_TRUE.reshape(shape)), y_pred)
     compare("ensure_same_shape", tensor(Y_TRUE), y_pred)
     compare("ensure_broadcastable", tensor(WEIGHT[:, :1]), y_pred, "sample_weight")
+    compare("ensure_last_axis", y_pred, 32)
     compare("expand_rank_like", tensor(WEIGHT[:, 0, 0]), y_pred, "sample_weight")
 
 

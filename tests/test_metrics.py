@@ -44,6 +44,18 @@ def test_masked_elements_do_not_count():
     np.testing.assert_allclose(to_numpy(value), expected, rtol=1e-6)
 
 
+class CountingError(SmoothL1Error):
+    def __init__(self):
+        super().__init__(beta=0.5)
+        self.batches = self.add_variable((), "zeros", name="batches")
+
+
+def test_a_subclass_may_have_more_variables():
+    metric, expected = CountingError(), SmoothL1Error(beta=0.5)
+    assert to_numpy(metric(Y_TRUE, Y_PRED)) == to_numpy(expected(Y_TRUE, Y_PRED))
+    assert to_numpy(metric.batches.value) == 0
+
+
 def test_the_result_is_zero_before_updates_and_after_a_reset():
     metric = SmoothL1Error()
     assert to_numpy(metric.result()) == 0

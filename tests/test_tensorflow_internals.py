@@ -30,10 +30,10 @@ def test_a_tape_watches_a_tensor_and_what_is_computed_from_it():
 def test_a_forward_accumulator_watches_a_tensor():
     x, other = tf.ones([2]), tf.ones([2])
     with tf.autodiff.ForwardAccumulator(x, tf.ones([2])):
-        assert internals.is_watched(x)
-        assert internals.is_watched(2 * x)
-        assert not internals.is_watched(other)
-    assert not internals.is_watched(x)
+        assert internals.have_tangents([None, 0.5, other, x])
+        assert internals.have_tangents([2 * x])
+        assert not internals.have_tangents([other])
+    assert not internals.have_tangents([x])
 
 
 @pytest.mark.parametrize("in_graph", ["nothing", "loss", "gradient", "loss by XLA"])

@@ -217,6 +217,12 @@ def test_targets_and_weights_may_come_from_inference_mode(reduction, weighted):
     torch.testing.assert_close(y_pred.grad, torch.full((3, 2), share))
 
 
+def test_sparse_predictions_may_come_from_inference_mode():
+    with torch.inference_mode():
+        y_pred = torch.tensor([[0.0, 3.0], [1.0, 0.0]]).to_sparse()
+    assert SmoothL1Loss()(torch.zeros(2, 2), y_pred) == 0.75
+
+
 def test_a_tensor_beta_may_come_from_inference_mode():
     with torch.inference_mode():
         beta = torch.ones(3)

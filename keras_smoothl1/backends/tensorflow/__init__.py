@@ -7,7 +7,7 @@ saved graphs: the operations of the loss have the same derivatives.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -23,9 +23,11 @@ class TensorFlowBackend(Backend):
     xp: Any = tf
 
     def smooth_l1(self, error: Tensor, beta: Beta | Tensor) -> tf.Tensor:
+        is_constant = isinstance(beta, float | tuple)
+        if isinstance(beta, tuple) and len(beta) == 1:
+            (beta,) = beta  # the rank of error may be 0
         # Reads beta if it is a variable: custom gradients do not accept variables.
         tensor = tf.convert_to_tensor(beta, error.dtype)
-        is_constant = isinstance(beta, float | tuple)
         return (_loss if is_constant else _loss_of_tensor_beta)(error, tensor)
 
     def sum(self, x: Tensor, axes: Axes | None = None) -> tf.Tensor:
@@ -93,30 +95,43 @@ class TensorFlowBackend(Backend):
         def call(
             y_true: Any, y_pred: Any, beta: Any, *rest: Any, **settings: Any
         ) -> Any:
-            if not tf.executing_eagerly():
+            # Reads variables: a tape watches the tensor that it has read.
+            tensors = [
+                x
+                if x is None or isinstance(x, float | tuple)
+                else tf.convert_to_tensor(x)
+                for x in (y_true, y_pred, beta, *rest)
+            ]
+            # TensorFlow cannot differentiate the tangent of a tf.function.
+            if not tf.executing_eagerly() or internals.have_tangents(tensors):
                 return function(y_true, y_pred, beta, *rest, **settings)
             number_of_betas = None
             if isinstance(beta, float | tuple):
-                beta = tf.reshape(tf.constant(beta, y_pred.dtype), [-1])
-                number_of_betas = len(beta)
-            # Reads variables: a tape watches the tensor that it has read.
-            tensors = [
-                x if x is None else tf.convert_to_tensor(x)
-                for x in (y_true, y_pred, beta, *rest)
-            ]
-            kinds = tuple(
-                x if x is None else (x.dtype, x.shape.rank, internals.is_watched(x))
-                for x in tensors
-            )
+                numbers = (beta,) if isinstance(beta, float) else beta
+                tensors[2] = tf.constant(numbers, y_pred.dtype)
+                number_of_betas = len(numbers)
+            kinds = tuple(x if x is None else _Kind.of(x) for x in tensors)
             run = graph(kinds, number_of_betas, tuple(settings.items()))
             return run(*(x for x in tensors if x is not None))
 
         return call
 
 
+class _Kind(NamedTuple):
+    """What the graph of an eager call depends on, for each of its tensors."""
+
+    dtype: tf.DType
+    rank: int
+    is_watched: bool
+
+    @classmethod
+    def of(cls, x: tf.Tensor) -> "_Kind":
+        return cls(x.dtype, x.shape.rank, internals.is_watched(x))
+
+
 def _graph(
     function: Function,
-    kinds: tuple[tuple[tf.DType, int, bool] | None, ...],
+    kinds: tuple[_Kind | None, ...],
     number_of_betas: int | None,
     settings: tuple[tuple[str, Any], ...],
 ) -> Any:
@@ -131,15 +146,19 @@ def _graph(
         arguments: list[Any] = []
         for kind in kinds:
             x = None if kind is None else next(given)
-            is_constant = kind is not None and not kind[2]
+            is_constant = kind is not None and not kind.is_watched
             arguments.append(tf.stop_gradient(x) if is_constant else x)
         if number_of_betas is not None:
-            # smooth_l1 takes a tensor as one that may need a gradient.
+            # smooth_l1 takes a tuple as constants, and a tensor as differentiable.
             arguments[2] = tuple(tf.unstack(arguments[2], number_of_betas))
         with sums.sizes_are_concrete():
             return function(*arguments, **dict(settings))
 
-    signature = [tf.TensorSpec([None] * x[1], x[0]) for x in kinds if x is not None]
+    signature = [
+        tf.TensorSpec([None] * kind.rank, kind.dtype)
+        for kind in kinds
+        if kind is not None
+    ]
     return tf.function(run, input_signature=signature, autograph=False)
 
 

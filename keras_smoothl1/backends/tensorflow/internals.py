@@ -1,8 +1,10 @@
 """The private names of TensorFlow that the package uses.
 
-- `should_record_backprop` and `pack_tangents`: whether a tape or a forward accumulator
-  watches a tensor. For a tf.function that is called eagerly, TensorFlow computes the
-  gradients with respect to all inputs. They double the time of a step with weights.
+- `should_record_backprop`: whether a tape watches a tensor. For a tf.function that is
+  called eagerly, TensorFlow computes the gradients with respect to all inputs. They
+  double the time of a step with weights.
+- `pack_tangents`: whether a forward accumulator watches a tensor. A tape cannot
+  differentiate the tangent of a tf.function.
 - `get_gradient_function`, `Operation._gradient_function` and `Operation._clear_attr`:
   in a graph, `tf.custom_gradient` stores the name of the gradient in an attribute of an
   operation. A graph that was imported, or saved without custom gradients, still has the
@@ -13,7 +15,7 @@ tests/test_tensorflow_internals.py fails if TensorFlow moves or changes them.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -21,12 +23,18 @@ from tensorflow.python.eager.forwardprop_util import pack_tangents
 from tensorflow.python.eager.record import should_record_backprop
 from tensorflow.python.framework.ops import get_gradient_function
 
-__all__ = ["custom_gradient", "is_watched"]
+__all__ = ["custom_gradient", "have_tangents", "is_watched"]
 
 
 def is_watched(x: tf.Tensor) -> bool:
-    """Whether an eager tensor may be differentiated."""
-    return should_record_backprop([x]) or bool(pack_tangents([x]).tangents)
+    """Whether a `tf.GradientTape` watches an eager tensor."""
+    return bool(should_record_backprop([x]))
+
+
+def have_tangents(inputs: Sequence[Any]) -> bool:
+    """Whether a `tf.autodiff.ForwardAccumulator` watches any tensor of the inputs."""
+    tensors = [x for x in inputs if tf.is_tensor(x)]
+    return bool(pack_tangents(tensors).tangents)
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., tf.Tensor]:

@@ -57,7 +57,7 @@ def sum_to(beta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 def _sums_of_rows(x: tf.Tensor) -> tf.Tensor:
     """Returns fewer numbers with the same sum, if rows can be told from the shape."""
     if _sizes_are_concrete.get():
-        size = tf.size(x)
+        size = tf.size(x, out_type=tf.int64)
         # The largest power of two that divides the size.
         row = tf.clip_by_value(tf.bitwise.bitwise_and(size, -size), 1, ROW)
         return tf.reduce_sum(tf.reshape(x, [-1, row]), 1)

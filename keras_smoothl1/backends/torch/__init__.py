@@ -190,7 +190,7 @@ class TorchBackend(Backend):
         if not isinstance(x, torch.Tensor):
             return x
         if _is_unsaveable(x):
-            return x.clone()
+            x = x.clone()
         return x if x.layout == torch.strided else x.to_dense()
 
     def is_ragged(self, x: Any) -> bool:
