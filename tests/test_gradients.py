@@ -88,6 +88,18 @@ def test_the_gradient_wrt_beta_is_minus_half_the_squared_slope(beta):
     np.testing.assert_allclose(grad_beta, np.sum(-(slope**2) / 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["mean", None])
+@pytest.mark.parametrize("weight", [(), (2.0,)])
+def test_a_scalar_error_has_a_scalar_loss_and_slope(reduction, weight):
+    loss = SmoothL1Loss(reduction=reduction)
+    value, (_, slope, *_) = value_and_gradients(
+        loss, *map(np.float32, (1.0, 3.5, *weight))
+    )
+    assert value.shape == slope.shape == ()
+    assert value == 2 * (1, *weight)[-1]
+    assert slope == (1, *weight)[-1]
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 3)])
 def test_an_empty_batch_has_an_empty_gradient(shape):
     empty = np.zeros(shape, "float32")

@@ -95,6 +95,8 @@ def test_many_small_batches_after_a_large_one_all_count():
     np.testing.assert_allclose(to_numpy(metric.result()), expected, rtol=2e-7)
 
 
+# NumPy warns where the remainder of an infinite sum is computed.
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_an_infinite_loss_makes_the_result_infinite():
     metric = SmoothL1Error()
     for y_pred in (1.0, np.inf, 1.0):
