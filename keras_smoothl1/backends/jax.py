@@ -164,8 +164,6 @@ def _tangent(by_error: jax.Array, by_beta: jax.Array, tangents: Any) -> jax.Arra
 
 def _broadcast(beta: jax.Array, x: jax.Array) -> jax.Array:
     """Broadcasts beta to the shape of x, so that gradients are summed by `_sum`."""
-    if beta.shape == x.shape:
-        return beta
     axes: Axes | None = None
     if beta.ndim:
         axes = tuple(axis for axis, size in enumerate(beta.shape) if size == 1)
