@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 
 import keras
+from coverage import Coverage
 from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.myst import CodeBlockParser, SkipParser
@@ -39,6 +40,13 @@ def setup(namespace):
 
 def pytest_report_header():
     return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
+def pytest_sessionfinish():
+    # pytest-xdist kills a worker that has not exited after ten seconds, as on a busy
+    # machine. The coverage that it would save on exit would be lost.
+    if coverage := Coverage.current():
+        coverage.save()
 
 
 pytest_collect_file = Sybil(
