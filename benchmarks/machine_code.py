@@ -1,5 +1,7 @@
 """Counts loads, stores and divisions per element in the machine code of the GPU kernel.
 
+Only full tiles read and write 16 bytes at once.
+
     KERAS_BACKEND=torch python benchmarks/machine_code.py
 
 Triton compiles the kernel for each target, and the instructions are counted. No GPU is
@@ -12,7 +14,6 @@ from rich.console import Console
 
 HEADINGS = [
     "bytes read in 16-byte loads",
-    "other loads",
     "bytes written in 16-byte stores",
     "correctly rounded divisions",
     "spill instructions",
@@ -42,9 +43,9 @@ def main():
 def per_element(counts, elements):
     numbers = (
         16 * counts["wide load"] / elements,
-        counts["load"] / elements,
         16 * counts["wide store"] / elements,
-        counts["division"] // elements,  # rounds down: a tile adds one or two
+        # Half of them are for partial tiles. Rounds down: a tile adds one or two.
+        counts["division"] // 2 // elements,
         counts["spill"],
     )
     return tuple(f"{number:.2g}" for number in numbers)

@@ -38,7 +38,7 @@ if BACKEND == "torch":
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from keras_smoothl1.backends.torch import aten, cpu, internals
+    from keras_smoothl1.backends.torch import cpu, internals
 
     class Cost(TorchDispatchMode):
         """Counts all operations, those on whole tensors, and large new tensors."""
@@ -79,8 +79,7 @@ if BACKEND == "torch":
     ):
         allocated, operations = bound
         blocks = 8
-        for module in (cpu, aten):
-            monkeypatch.setattr(module, "BLOCK_SIZE", Y_PRED.size // blocks)
+        monkeypatch.setattr(cpu, "BLOCK_SIZE", Y_PRED.size // blocks)
         y_true, y_pred = torch.tensor(Y_TRUE), torch.tensor(Y_PRED).requires_grad_()
         weight = None if weight is None else torch.tensor(weight)
         loss = SmoothL1Loss(**settings)

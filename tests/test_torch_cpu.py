@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers.autodiff import BACKEND
+from helpers.pairwise import pairwise
 from keras.src.backend.common.masking import set_keras_mask
 
 from keras_smoothl1 import SmoothL1Loss, smooth_l1_loss
@@ -12,8 +13,7 @@ if BACKEND != "torch":
 
 import torch
 
-from keras_smoothl1 import backends
-from keras_smoothl1.backends.torch import aten, cpu, internals
+from keras_smoothl1.backends.torch import aten, cpu
 
 SHAPE = (7, 300, 200)
 BLOCK_SIZE = 2**17  # more than three blocks per tensor
@@ -28,8 +28,7 @@ def tensors():
 
 @pytest.fixture(autouse=True)
 def blocks(monkeypatch):
-    for module in (cpu, aten):
-        monkeypatch.setattr(module, "BLOCK_SIZE", BLOCK_SIZE)
+    monkeypatch.setattr(cpu, "BLOCK_SIZE", BLOCK_SIZE)
 
 
 def run(monkeypatch, loss, weight_of, mask, fused):
@@ -44,10 +43,10 @@ def run(monkeypatch, loss, weight_of, mask, fused):
         return counting
 
     with monkeypatch.context() as patch:
-        patch.setattr(cpu, "_forward", counted(cpu._forward))
-        patch.setattr(aten, "losses", counted(aten.losses))
-        if not fused:
-            patch.setattr(cpu, "supports", lambda *args: False)
+        for kernel in (aten, cpu):
+            patch.setattr(kernel, "weighted_losses", counted(kernel.weighted_losses))
+            if not fused:
+                patch.setattr(kernel, "supports", lambda *args: False)
         if mask:
             set_keras_mask(y_pred, torch.tensor(MASK))
         value = loss(y_true, y_pred, weight_of(weight))
@@ -258,130 +257,110 @@ def test_elements_that_share_a_weight_are_processed_in_blocks(monkeypatch, shape
     torch.testing.assert_close(y_pred.grad, slopes * weight)
 
 
-def row_weights(kind, y_pred):
-    """Weights of rows, and whether torch's own loss gives the weighted sum exactly."""
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.rand(len(y_pred), generator=generator)
-    if kind == "mask":
-        return weight > 0.3, True
-    if kind == "negative":
-        return -weight, False
-    if kind == "zero":
-        return weight * (weight > 0.3), True
-    assert kind == "hidden NaN"
-    y_pred[0] = torch.nan
-    weight[0] = 0
-    return weight, False
-
-
-@pytest.mark.parametrize("kind", ["mask", "negative", "zero", "hidden NaN"])
-def test_torchs_own_loss_gives_the_same_small_weighted_sum(kind):
-    y_true, y_pred = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))
-    weight, is_exact = row_weights(kind, y_pred)
-    weight = weight[:, None]
-    by_torch, by_blocks = (y_pred.clone().requires_grad_() for _ in range(2))
-    value, actual_exact = aten.loss_of_one_block(
-        y_true, by_torch, weight, beta=0.5, divisor=10.0
-    )
-    assert actual_exact == is_exact
-    expected = cpu._weighted(by_blocks, (y_true, weight, 0.5, 10.0))
-    public = cpu.weighted_sum(y_true, by_torch, beta=0.5, weight=weight, divisor=10.0)
-    torch.testing.assert_close(public, expected)
-    if is_exact:
-        torch.testing.assert_close(value, public, rtol=0, atol=0)
-    for loss in (public, expected):
-        loss.backward()
-    torch.testing.assert_close(by_torch.grad, by_blocks.grad)
-
-
 @pytest.mark.parametrize("size", [1e-20, 1e-3])
 def test_a_small_weighted_sum_of_tiny_losses_is_accurate(size):
     # The square of the smaller error is subnormal.
     y_pred = torch.full((64, 16), size)
-    weight = torch.full((64, 1), 3.0)
-    arguments = {"beta": 1e-3, "weight": weight, "divisor": 1024.0}
-    value = float(cpu.weighted_sum(torch.zeros_like(y_pred), y_pred, **arguments))
-    assert value == pytest.approx(1.5 * size**2 / 1e-3, rel=1e-6)
+    value = SmoothL1Loss(1e-3)(torch.zeros_like(y_pred), y_pred, torch.full((64,), 3.0))
+    assert float(value) == pytest.approx(1.5 * size**2 / 1e-3, rel=1e-6)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(
-    ("error", "beta", "grad_output"), [(1e6, 8e6, 1e33), (1.6e-10, 0.9e-6, 1e-34)]
+@pairwise(
+    dtype=["float32", "float64"],
+    beta=[2**-10, 1 / 16, 0.5, 1.0, 2.0, 1000.0],
+    size=[255, 257, 5000, BLOCK_SIZE + 1],
+    stride=[1, 2],
+    reduction=["mean", "sum", None],
+    incoming=[1e-37, 1e-20, 1.0, 300.0, 1e20, 3e38],
+    weight=[None, 1e-37, 1e-20, 1.0, 300.0, 1e20, 3e38],
 )
-def test_gradients_are_accurate_for_extreme_incoming_gradients(
-    error, beta, grad_output, stride
+def test_gradients_are_exact_for_extreme_weights_and_incoming_gradients(
+    dtype, beta, size, stride, reduction, incoming, weight
 ):
-    # torch's own gradient multiplies first, and would overflow or lose digits here.
-    y_pred = torch.full((515 * stride,), error)[::stride].requires_grad_()
-    losses = SmoothL1Loss(beta, None)(torch.zeros_like(y_pred), y_pred)
-    losses.backward(torch.full_like(losses, grad_output))
-    exact = np.float32(error) / np.float32(beta) * np.float32(grad_output)
-    np.testing.assert_allclose(y_pred.grad, exact, rtol=3e-7)
+    # torch's own gradient multiplies by the incoming gradient before it divides by
+    # beta, and that of its mean divides by the size before it multiplies.
+    generator = np.random.default_rng(0)
+    scale = 10.0 ** generator.integers(-37, 2, size)
+    error = (beta * generator.normal(size=size) * scale).astype(dtype)
+    y_pred = torch.tensor(np.repeat(error, stride))[::stride].requires_grad_()
+    weights = np.ones(size, dtype)
+    if weight is not None:
+        weights[::3] = weight
+    arguments = () if weight is None else (torch.tensor(weights),)
+    value = SmoothL1Loss(beta, reduction, dtype=dtype)(
+        torch.zeros_like(y_pred), y_pred, *arguments
+    )
+    value.backward(torch.full_like(value, incoming))
+    slope = np.clip(error.astype(np.longdouble) / np.asarray(beta, dtype), -1, 1)
+    share = np.asarray(incoming, dtype).astype(np.longdouble)
+    share = share / (size if reduction == "mean" else 1)
+    expected = slope * weights * share
+    limits = np.finfo(dtype)
+    is_normal = (abs(expected) >= limits.tiny) & (abs(expected) <= limits.max)
+    is_normal &= abs(slope) >= limits.tiny
+    assert is_normal.any() or incoming == 1e-37
+    unit = np.spacing(abs(expected[is_normal]).astype(dtype))
+    errors = abs(y_pred.grad.numpy()[is_normal] - expected[is_normal])
+    assert (errors <= 4 * unit).all()
 
 
-@pytest.fixture
-def torch_calls(monkeypatch):
-    """Treats plain CPU tensors as on a GPU. Returns the calls of torch's own loss."""
-    calls = []
-
-    def counted(*arguments):
-        calls.append(arguments)
-        return smooth_l1_loss(*arguments)
-
-    smooth_l1_loss = internals.smooth_l1_loss
-    monkeypatch.setattr(backends.torch, "HAS_GPU", True)
-    monkeypatch.setattr(backends.torch, "gpu", None)
-    monkeypatch.setattr(cpu, "supports", lambda *args: False)
-    monkeypatch.setattr(internals, "is_plain_gpu_tensor", internals.is_plain_cpu_tensor)
-    monkeypatch.setattr(internals, "smooth_l1_loss", counted)
-    return calls
+@pytest.mark.parametrize("incoming", [0.0, np.inf, np.nan])
+@pytest.mark.parametrize("reduction", ["sum", None])
+def test_an_incoming_gradient_that_is_0_or_not_finite_is_multiplied(
+    incoming, reduction
+):
+    y_pred = torch.tensor([0.25, -3.0], requires_grad=True)
+    loss = SmoothL1Loss(0.5, reduction)(torch.zeros(2), y_pred, torch.ones(2))
+    loss.backward(torch.full_like(loss, incoming))
+    expected = torch.tensor([0.5, -1.0]) * incoming
+    torch.testing.assert_close(y_pred.grad, expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(
-    ("settings", "uses_torch"),
+    ("settings", "size", "by_torch"),
     [
-        ({"beta": 1 / 9}, True),
-        ({"beta": 1 / 9, "reduction": "sum"}, True),
-        ({"beta": 2.0, "reduction": "sum", "reduce_dims": -1}, True),
-        ({"reduction": None}, True),
-        # A square may underflow here, and the losses are not checked.
-        ({"beta": 1 / 9, "reduction": None}, False),
-        ({"beta": 1e-2}, False),
-        ({"beta": 1e10}, False),
-        ({"beta": [0.5, 2.0] * 100}, False),
-        ({"beta": 0.5, "reduction": None, "reduce_dims": -1}, False),
+        ({}, 300, True),
+        ({"reduction": "sum", "reduce_dims": -1}, 300, True),
+        ({"reduction": None}, 2**21, True),
+        ({"reduction": None, "reduce_dims": -1}, 300, True),
+        ({}, 2**21, False),
+        ({"beta": 0.5}, 300, False),
+        ({"beta": [1.0] * 300}, 300, False),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_torchs_own_loss_is_used_for_a_beta_of_1(monkeypatch, settings, size, by_torch):
+    calls, by_aten = [], aten.weighted_losses
+    monkeypatch.setattr(
+        aten, "weighted_losses", lambda *inputs: calls.append(1) or by_aten(*inputs)
+    )
+    y_pred = torch.full((size,), 3.0, requires_grad=True)
+    loss = SmoothL1Loss(**settings)(torch.zeros(size), y_pred)
+    loss.sum().backward()
+    assert bool(calls) == by_torch
+
+
+@pytest.mark.parametrize(
+    ("settings", "incoming", "is_kept"),
+    [
+        ({"beta": 0.5}, 1.0, True),
+        ({"beta": 0.5, "reduction": "sum"}, -0.25, True),
+        ({"beta": 0.5, "reduction": None}, 3.0, True),
+        ({"beta": 0.5}, 3.0, False),
+        ({"beta": 1.0}, 1.0, False),
     ],
     ids=str,
 )
-def test_on_a_gpu_torchs_own_loss_is_used_if_no_check_is_needed(
-    torch_calls, settings, uses_torch
+def test_a_target_may_change_before_the_backward_pass_if_the_gradient_is_kept(
+    settings, incoming, is_kept
 ):
-    y_true, y_pred, _ = tensors()
-    y_true, y_pred = y_true[0], y_pred[0].detach().requires_grad_()
-    loss = SmoothL1Loss(**settings)
-    value = loss(y_true, y_pred)
-    value.sum().backward()
-    assert bool(torch_calls) == uses_torch
-    exact_pred = y_pred.detach().double().requires_grad_()
-    settings = {**loss.get_config(), "dtype": "float64"}
-    exact = SmoothL1Loss(**settings)(y_true.double(), exact_pred)
-    exact.sum().backward()
-    torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=0)
-    torch.testing.assert_close(y_pred.grad.double(), exact_pred.grad, rtol=5e-7, atol=0)
-
-
-def test_on_a_gpu_a_target_that_requires_grad_uses_the_general_path(torch_calls):
-    with torch.inference_mode():
-        y_pred = torch.zeros(300)
-    y_true = torch.full((300,), 3.0, requires_grad=True)
-    SmoothL1Loss()(y_true, y_pred).backward()
-    assert not torch_calls
-    torch.testing.assert_close(y_true.grad, torch.full((300,), 1 / 300))
-
-
-def test_on_a_gpu_torchs_own_loss_is_not_used_if_weights_hide_nan(torch_calls):
-    y_true, y_pred, _ = tensors()
-    weight = torch.ones(len(y_true))
-    y_true[0], weight[0] = torch.nan, 0
-    assert torch.isfinite(SmoothL1Loss()(y_true, y_pred, weight))
-    assert not torch_calls
+    y_true, y_pred = torch.zeros(300), torch.full((300,), 0.25, requires_grad=True)
+    loss = SmoothL1Loss(**settings)(y_true, y_pred)
+    y_true.fill_(9.0)
+    if not is_kept:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward(torch.full_like(loss, incoming))
+        return
+    loss.backward(torch.full_like(loss, incoming))
+    share = 1 / 300 if "reduction" not in settings else 1.0
+    torch.testing.assert_close(y_pred.grad, torch.full((300,), 0.5 * incoming * share))

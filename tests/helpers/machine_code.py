@@ -1,8 +1,8 @@
 """Machine code of the kernel in torch/triton.py, for GPUs that need not be present."""
 
-import math
 import re
 
+import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -53,7 +53,7 @@ AMD = {
 def instructions(target, **variant):
     """Returns the instructions of each kind per thread, and the elements per thread.
 
-    The code of a tile occurs twice, for full and for partial tiles; one is counted.
+    They are those of a full tile and of a partial one.
     """
     kernel, tile_size = compile_mean(target, **variant)
     kinds, code = (
@@ -63,7 +63,7 @@ def instructions(target, **variant):
     )
     names = re.findall(kinds["instruction"], code, re.MULTILINE)
     counts = {
-        kind: sum(bool(re.match(pattern, name)) for name in names) / 2
+        kind: sum(bool(re.match(pattern, name)) for name in names)
         for kind, pattern in kinds.items()
     }
     return counts, tile_size // kernels.THREADS
@@ -73,9 +73,6 @@ def compile_mean(
     target, *, dtype="fp32", weight=None, weight_shape=None, has_betas=False
 ):
     """Compiles a mean of SHAPE with its gradient; returns kernel and tile size."""
-    strides = tuple(math.prod(SHAPE[axis + 1 :]) for axis in range(len(SHAPE)))
-    betas_shape = (1,) * (len(SHAPE) - 1) + SHAPE[-1:] if has_betas else None
-    plan = kernels._plan(SHAPE, strides, weight_shape, betas_shape, 0)
     compute_dtype = "fp64" if dtype == "fp64" else "fp32"
     tensors = {
         "y_true": dtype,
@@ -87,26 +84,41 @@ def compile_mean(
         "output": compute_dtype,
         "gradient": dtype,
     }
-    arguments = [
-        *(name and f"*{name}" for name in tensors.values()),
-        *("fp64", "i64", *plan.numbers, *plan.constants),
-        *(tl.float64 if dtype == "fp64" else tl.float32, False, False),
+    numbers = {
+        "beta": "fp64",
+        "divisor": "i64",
+        "size": "i64",
+        "weight_run": "i64",
+        "betas_run": "i64",
+    }
+    shapes = (weight_shape, (1, 1, 1, SHAPE[-1]) if has_betas else None)
+    patterns = [
+        kernels._shared(x if x is None else torch.empty(x, device="meta"), SHAPE)[-1]
+        for x in shapes
     ]
-    names = kernels._kernel.arg_names
-    signature, constants, attributes = {}, {}, {}
-    for index, (name, argument) in enumerate(zip(names, arguments, strict=True)):
-        is_size = name in ("rows", "row_size", "splits") and argument != 1
-        if is_size or isinstance(argument, str):
-            signature[name] = "i32" if is_size else argument
-        else:
-            signature[name] = "constexpr"
-            constants[(index,)] = argument
-        if name in tensors or (is_size and argument % 16 == 0):
+    settings = kernels.Settings(
+        tile_size=kernels.TILE_SIZE,
+        dtype=tl.float64 if dtype == "fp64" else tl.float32,
+        index_dtype=tl.int32,
+        weight=patterns[0],
+        betas=patterns[1],
+        grad_by_element=False,
+        is_sum=True,
+        divides_sum=False,
+        skips_grad_of_one=False,
+    )
+    signature, constants, attributes = dict(numbers), {}, {}
+    signature["settings"], constants[(13,)] = "constexpr", settings
+    for index, (name, element) in enumerate(tensors.items()):
+        signature[name] = f"*{element}" if element else "constexpr"
+        if element:
             attributes[(index,)] = [["tt.divisibility", 16]]
+        else:
+            constants[(index,)] = None
+    names = kernels._kernel.arg_names
+    signature = {name: signature[name] for name in names}
     source = ASTSource(kernels._kernel, signature, constants, attributes)
-    named = dict(zip(names, arguments, strict=True))
     target = TARGETS[target]
     warps = kernels.THREADS // target.warp_size
     options = {**kernels.OPTIONS, "num_warps": warps}
-    tile_size = named["tile_rows"] * named["tile_columns"]
-    return triton.compile(source, target=target, options=options), tile_size
+    return triton.compile(source, target=target, options=options), kernels.TILE_SIZE

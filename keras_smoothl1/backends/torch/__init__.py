@@ -1,4 +1,4 @@
-"""PyTorch: selects the kernel for a call."""
+"""PyTorch: selects the first kernel that supports a call."""
 
 import importlib.util
 import math
@@ -39,6 +39,10 @@ if _triton_is_installed() and (
 ):
     from keras_smoothl1.backends.torch import triton as gpu
 
+# If the kernel for GPUs is interpreted, it is tested, so no other takes precedence.
+KERNELS: Any = (gpu, cpu) if gpu and gpu.INTERPRETED else (aten, cpu, gpu)
+KERNELS = [kernel for kernel in KERNELS if kernel]
+
 
 class TorchBackend(Backend):
     xp: Any = torch
@@ -60,16 +64,9 @@ class TorchBackend(Backend):
         beta: Beta | torch.Tensor,
         weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if (
-            HAS_GPU
-            and isinstance(beta, float)
-            and aten.supports_gpu_losses(y_true, y_pred, beta, weight)
-        ):
-            return aten.losses(y_true, y_pred, beta=beta)[0]
-        if gpu and gpu.supports(y_true, y_pred, beta, weight):
-            return gpu.weighted_losses(y_true, y_pred, beta=beta, weight=weight)
-        if cpu.supports(y_true, y_pred, beta, weight):
-            return cpu.weighted_losses(y_true, y_pred, beta=beta, weight=weight)
+        losses = _run_kernel(y_true, y_pred, beta, weight, None)
+        if losses is not None:
+            return losses
         y_true, y_pred, weight = map(_upcast, (y_true, y_pred, weight))
         return super().weighted_losses(y_true, y_pred, beta, weight)
 
@@ -83,29 +80,10 @@ class TorchBackend(Backend):
         axes: Axes | None = None,
         divisor: int | torch.Tensor = 1,
     ) -> torch.Tensor:
-        if (
-            HAS_GPU
-            and axes is None
-            and isinstance(beta, float)
-            and isinstance(divisor, int)
-            and aten.supports_gpu_sum(y_true, y_pred, beta, weight)
-        ):
-            return aten.plain_sum(y_true, y_pred, beta=beta, divisor=divisor)
-        if gpu and gpu.supports(
-            y_true, y_pred, beta, weight, axes=axes, divisor=divisor
-        ):
-            return gpu.weighted_sum(
-                y_true, y_pred, beta=beta, weight=weight, axes=axes, divisor=divisor
-            )
-        # Reading the divisor would block on a GPU, for which `cpu.supports` is false.
-        if (
-            axes is None
-            and cpu.supports(y_true, y_pred, beta, weight)
-            and (number := float(divisor)) != 0
-        ):
-            return cpu.weighted_sum(
-                y_true, y_pred, beta=beta, weight=weight, divisor=number
-            )
+        if axes is None:
+            total = _run_kernel(y_true, y_pred, beta, weight, divisor)
+            if total is not None:
+                return total
         return super().weighted_sum(
             y_true, y_pred, beta, weight, axes=axes, divisor=divisor
         )
@@ -147,7 +125,7 @@ class TorchBackend(Backend):
             x.dim() == 0
             and not x.requires_grad
             and internals.no_mode_is_active()
-            and internals.is_plain_cpu_tensor(x)
+            and internals.plain_device(x) == "cpu"
         )
         return x.item() if is_constant else x
 
@@ -205,6 +183,14 @@ class TorchBackend(Backend):
         return nested.with_rows_of(y_pred, losses)
 
 
+def _run_kernel(*inputs: Any) -> torch.Tensor | None:
+    """Returns the result of the first kernel that supports the inputs, if any."""
+    for kernel in KERNELS:
+        if kernel.supports(*inputs):
+            return kernel.weighted_losses(*inputs)
+    return None
+
+
 def _is_unsaveable(x: torch.Tensor) -> bool:
     """Whether autograd refuses to save x, which was made in torch.inference_mode()."""
     return (
@@ -216,12 +202,8 @@ def _is_unsaveable(x: torch.Tensor) -> bool:
 
 def _is_plain_on(device: str, x: torch.Tensor) -> bool:
     """Whether x is a plain tensor on the device to which Keras moves tensors."""
-    return (
-        internals.is_plain_cpu_tensor(x)
-        if device == "cpu"
-        else device == "cuda"
-        and internals.is_plain_gpu_tensor(x)
-        and x.get_device() == torch.cuda.current_device()
+    return internals.plain_device(x) == device and (
+        device == "cpu" or x.get_device() == torch.cuda.current_device()
     )
 
 

@@ -41,14 +41,15 @@ def value_and_slope(
     return _ValueAndSlope.apply(error, beta_tensor(beta, error))
 
 
-def weighted_slope(
+def gradient(
+    grad_output: torch.Tensor,
     y_pred: torch.Tensor,
     y_true: torch.Tensor,
     weight: torch.Tensor | None,
     beta: Beta | torch.Tensor,
     divisor: float | torch.Tensor | None,
 ) -> torch.Tensor:
-    """Returns the differentiable slope of the weighted losses, divided by divisor.
+    """Returns the differentiable gradient of the losses, or of their sum / divisor.
 
     Kernels use it when their gradient is itself differentiated or transformed.
     """
@@ -58,10 +59,13 @@ def weighted_slope(
         error = torch.where(weight != 0, error, 0)
     _, slope = value_and_slope(error, beta)
     if weight is not None:
-        slope = slope * weight
+        # In float64, no product of float32 numbers is out of range.
+        grad_output, slope = grad_output.double() * weight.double(), slope.double()
     if isinstance(divisor, torch.Tensor):
-        return slope * torch.where(divisor == 0, 0, 1 / divisor)
-    return slope if divisor is None else slope * (1 / divisor)
+        grad_output = grad_output * torch.where(divisor == 0, 0, 1 / divisor)
+    elif divisor is not None:
+        grad_output = grad_output / divisor
+    return (grad_output * slope).to(y_pred.dtype)
 
 
 def beta_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:

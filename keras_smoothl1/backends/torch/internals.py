@@ -10,9 +10,8 @@
   has the keys of a plain one.
 - `torch._C._are_functorch_transforms_active`: whether the code runs in a function that
   torch.func transforms. torch.compile can trace it, unlike the keys above.
-- `torch.ops.aten.smooth_l1_loss` and its backward kernel, which can write to a buffer,
-  and `torch._C._nn.smooth_l1_loss`, which torch.nn.functional calls. The public
-  function cannot write to a buffer, and takes twice as long.
+- `torch._C._nn.smooth_l1_loss`, which torch.nn.functional calls. The public function
+  takes twice as long.
 
 tests/test_torch_internals.py fails if torch moves or changes any of them.
 """
@@ -24,20 +23,16 @@ from torch.autograd import forward_ad
 
 __all__ = [
     "PLAIN_CLASSES",
+    "common_device",
     "forward_mode_is_active",
-    "is_plain_cpu_tensor",
-    "is_plain_gpu_tensor",
     "no_mode_is_active",
-    "smooth_l1",
+    "plain_device",
     "smooth_l1_loss",
-    "smooth_l1_slope",
     "transforms_are_active",
 ]
 
 transforms_are_active: Any = torch._C._are_functorch_transforms_active
-smooth_l1: Any = torch.ops.aten.smooth_l1_loss.out
 smooth_l1_loss: Any = torch._C._nn.smooth_l1_loss
-smooth_l1_slope: Any = torch.ops.aten.smooth_l1_loss_backward.grad_input
 
 
 def _keys(*keys: Any) -> int:
@@ -54,30 +49,47 @@ _keys_of: Any = torch._C._dispatch_keys
 _keys_of_modes: Any = torch._C._dispatch_tls_local_include_set
 PLAIN_CLASSES = (torch.Tensor, torch.nn.Parameter)
 # Constants rather than the keys of a new tensor, because a mode may be active during
-# the import. The second entry of each pair is for torch.inference_mode().
-_PLAIN_CPU = (
-    _keys(_Key.CPU, _Key.ADInplaceOrView, _Key.AutogradCPU, _Key.AutocastCPU),
-    _keys(_Key.CPU, _Key.AutocastCPU),
-)
-# ROCm's tensors have the same keys.
-_PLAIN_GPU = (
-    _keys(_Key.CUDA, _Key.ADInplaceOrView, _Key.AutogradCUDA, _Key.AutocastCUDA),
-    _keys(_Key.CUDA, _Key.AutocastCUDA),
-)
+# the import. The second entry of each device is for torch.inference_mode().
+_DEVICES = {
+    _keys(_Key.CPU, _Key.ADInplaceOrView, _Key.AutogradCPU, _Key.AutocastCPU): "cpu",
+    _keys(_Key.CPU, _Key.AutocastCPU): "cpu",
+    # ROCm's tensors have the same keys.
+    _keys(
+        _Key.CUDA, _Key.ADInplaceOrView, _Key.AutogradCUDA, _Key.AutocastCUDA
+    ): "cuda",
+    _keys(_Key.CUDA, _Key.AutocastCUDA): "cuda",
+}
 _NO_MODE = (
     _keys(_Key.BackendSelect, _Key.ADInplaceOrView),
     _keys(_Key.BackendSelect),
 )
 
 
-def is_plain_cpu_tensor(x: torch.Tensor) -> bool:
-    """Whether x is an ordinary strided CPU tensor: no subclass, wrapper or tracer."""
-    return type(x) in PLAIN_CLASSES and _keys_of(x).raw_repr() in _PLAIN_CPU
+def plain_device(x: torch.Tensor) -> str | None:
+    """Returns "cpu" or "cuda" for an ordinary strided tensor, otherwise None.
+
+    A subclass, a wrapper and a tracer are not ordinary.
+    """
+    return _DEVICES.get(_keys_of(x).raw_repr()) if type(x) in PLAIN_CLASSES else None
 
 
-def is_plain_gpu_tensor(x: torch.Tensor) -> bool:
-    """Whether x is an ordinary strided GPU tensor: no subclass, wrapper or tracer."""
-    return type(x) in PLAIN_CLASSES and _keys_of(x).raw_repr() in _PLAIN_GPU
+def common_device(y_pred: torch.Tensor, *constants: torch.Tensor | None) -> str | None:
+    """Returns "cpu" or "cuda" if kernels can take these tensors, otherwise None.
+
+    They must be plain tensors on one device, while no mode is active. Only y_pred may
+    require a gradient, and it must not be empty.
+    """
+    if not no_mode_is_active() or y_pred.numel() == 0:
+        return None
+    device = plain_device(y_pred)
+    for x in constants:
+        if x is not None and (
+            plain_device(x) != device
+            or x.requires_grad
+            or x.get_device() != y_pred.get_device()
+        ):
+            return None
+    return device
 
 
 def no_mode_is_active() -> bool:
