@@ -304,6 +304,60 @@ def test_gradients_are_exact_for_extreme_weights_and_incoming_gradients(
     assert (errors <= 4 * unit).all()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "weights", "incoming", "expected"),
+    [
+        ("float32", [1e-35] * 3, 65536.0, [0, 1 / 3, -1 / 3]),
+        ("float32", [1e30, -1e30, 1e-10], 1e-20, [0, -1e40, -1]),
+        ("float64", [1e-300] * 3, 1e100, [0, 1 / 3, -1 / 3]),
+        ("float64", [1e-300] * 3, 1e-100, [0, 1 / 3, -1 / 3]),
+        ("float64", [1e200] * 3, 1e200, [0, 1 / 3, -1 / 3]),
+    ],
+)
+def test_gradients_of_a_weighted_mean_stay_in_range(dtype, weights, incoming, expected):
+    y_pred = torch.tensor([0.0, 1.0, -2.0], dtype=getattr(torch, dtype))
+    weights = torch.tensor(weights, dtype=y_pred.dtype)
+    loss = SmoothL1Loss(0.5, "mean_with_sample_weight", dtype=dtype)
+    value = loss(torch.zeros_like(y_pred), y_pred.requires_grad_(), weights)
+    incoming = torch.full_like(value, incoming)
+    first, second = (
+        torch.autograd.grad(value, y_pred, incoming, retain_graph=True)[0]
+        for _ in range(2)
+    )
+    exact = torch.tensor(expected, dtype=torch.float64) * incoming.double()
+    torch.testing.assert_close(first, exact.to(y_pred.dtype))
+    torch.testing.assert_close(second, exact.to(y_pred.dtype))
+
+
+@pytest.mark.parametrize("size", [8, 2 * BLOCK_SIZE])
+@pytest.mark.parametrize("incoming", [0.5, 10.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_large_incoming_gradient_scales_the_gradient(size, incoming, weighted):
+    y_pred = torch.linspace(-1, 1, size, requires_grad=True)
+    weight = torch.linspace(0, 1, size) if weighted else torch.ones(size)
+    loss = SmoothL1Loss(0.5)(torch.zeros(size), y_pred, *[weight] * weighted)
+    (incoming * loss).backward()
+    slope = (y_pred.detach() / 0.5).clamp(-1, 1)
+    expected = slope * weight * incoming / size
+    torch.testing.assert_close(y_pred.grad, expected, rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("beta", [0.5, [0.5, 0.5]])
+@pytest.mark.parametrize("needs_grad", ["y_pred", "y_true and y_pred"])
+@pytest.mark.parametrize("as_mask", [False, True])
+def test_an_infinite_incoming_gradient_of_a_masked_element_gives_0(
+    beta, needs_grad, as_mask
+):
+    mask = torch.tensor([[True, True], [True, False]])
+    y_true = torch.tensor([[0.0, 0.0], [0.0, torch.nan]])
+    y_true.requires_grad_("y_true" in needs_grad)
+    y_pred = torch.tensor([[1.0, 2.0], [1.0, 2.0]], requires_grad=True)
+    weights = {"mask": mask} if as_mask else {"sample_weight": mask.float()}
+    smooth_l1_loss(y_true, y_pred, beta, **weights).sqrt().sum().backward()
+    assert y_pred.grad[1, 1] == 0
+    assert torch.isfinite(y_pred.grad).all()
+
+
 @pytest.mark.parametrize("incoming", [0.0, np.inf, np.nan])
 @pytest.mark.parametrize("reduction", ["sum", None])
 def test_an_incoming_gradient_that_is_0_or_not_finite_is_multiplied(
@@ -344,9 +398,10 @@ def test_torchs_own_loss_is_used_for_a_beta_of_1(monkeypatch, settings, size, by
     ("settings", "incoming", "is_kept"),
     [
         ({"beta": 0.5}, 1.0, True),
+        ({"beta": 0.5}, 10.0, True),
         ({"beta": 0.5, "reduction": "sum"}, -0.25, True),
-        ({"beta": 0.5, "reduction": None}, 3.0, True),
-        ({"beta": 0.5}, 3.0, False),
+        ({"beta": 0.5, "reduction": "sum"}, 10.0, False),
+        ({"beta": 0.5, "reduction": None}, 0.5, True),
         ({"beta": 1.0}, 1.0, False),
     ],
     ids=str,
@@ -355,7 +410,8 @@ def test_a_target_may_change_before_the_backward_pass_if_the_gradient_is_kept(
     settings, incoming, is_kept
 ):
     y_true, y_pred = torch.zeros(300), torch.full((300,), 0.25, requires_grad=True)
-    loss = SmoothL1Loss(**settings)(y_true, y_pred)
+    weight = () if settings["beta"] == 1 else (torch.ones(300),)
+    loss = SmoothL1Loss(**settings)(y_true, y_pred, *weight)
     y_true.fill_(9.0)
     if not is_kept:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):

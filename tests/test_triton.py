@@ -318,6 +318,29 @@ def test_the_kernel_is_compiled_once_for_each_kind_of_arguments(monkeypatch):
 
 
 @runs
+@pytest.mark.parametrize("shape", ["batch, 1, 1", "batch, steps, 1", "1, steps, 1"])
+def test_the_kernel_is_not_compiled_for_each_size(monkeypatch, shape):
+    monkeypatch.setattr(kernels, "_compiled", {})
+    for steps in range(40, 50):
+        sizes = {"batch": 3, "steps": steps, "1": 1}
+        weight = torch.ones([sizes[name] for name in shape.split(", ")]).to(DEVICE)
+        inputs = randn((3, steps, 4)), randn((3, steps, 4))
+        kernels.weighted_losses(*inputs, 0.5, weight, None)
+    assert len(kernels._compiled) == 1
+
+
+@runs
+@pytest.mark.parametrize("is_mask", [False, True])
+def test_an_infinite_incoming_gradient_of_a_masked_element_gives_0(is_mask):
+    y_pred = torch.tensor([1.0, torch.nan], device=DEVICE, requires_grad=True)
+    weight = torch.tensor([1.0, 0.0], device=DEVICE)
+    weight = weight > 0 if is_mask else weight
+    inputs = torch.zeros_like(y_pred), y_pred, 0.5, weight, None
+    kernels.weighted_losses(*inputs).sqrt().sum().backward()
+    assert y_pred.grad[1] == 0
+
+
+@runs
 def test_sums_are_deterministic():
     y_true, y_pred = randn((1000, 333)), randn((1000, 333))
     losses = {float(SmoothL1Loss()(y_true, y_pred)) for _ in range(5)}

@@ -89,7 +89,9 @@ def compile_mean(
         "divisor": "i64",
         "size": "i64",
         "weight_run": "i64",
+        "weight_period": "i64",
         "betas_run": "i64",
+        "betas_period": "i64",
     }
     shapes = (weight_shape, (1, 1, 1, SHAPE[-1]) if has_betas else None)
     patterns = [
@@ -108,7 +110,7 @@ def compile_mean(
         skips_grad_of_one=False,
     )
     signature, constants, attributes = dict(numbers), {}, {}
-    signature["settings"], constants[(13,)] = "constexpr", settings
+    signature["settings"], constants[(15,)] = "constexpr", settings
     for index, (name, element) in enumerate(tensors.items()):
         signature[name] = f"*{element}" if element else "constexpr"
         if element:

@@ -51,21 +51,25 @@ def gradient(
 ) -> torch.Tensor:
     """Returns the differentiable gradient of the losses, or of their sum / divisor.
 
-    Kernels use it when their gradient is itself differentiated or transformed.
+    Kernels use it where they cannot reuse the gradient of their forward pass.
     """
     dtype = torch.promote_types(y_pred.dtype, torch.float32)
     error = y_pred.to(dtype) - y_true.to(dtype)
     if weight is not None:
         error = torch.where(weight != 0, error, 0)
     _, slope = value_and_slope(error, beta)
-    if weight is not None:
-        # In float64, no product of float32 numbers is out of range.
-        grad_output, slope = grad_output.double() * weight.double(), slope.double()
+    factor = torch.ones_like(slope) if weight is None else weight
+    # In float64, no product of float32 numbers is out of range. In any dtype, a weight
+    # is at most as large as the sum of weights by which it is divided.
+    factor, slope = factor.double(), slope.double()
     if isinstance(divisor, torch.Tensor):
-        grad_output = grad_output * torch.where(divisor == 0, 0, 1 / divisor)
+        factor = torch.where(divisor == 0, 0, factor / divisor)
     elif divisor is not None:
-        grad_output = grad_output / divisor
-    return (grad_output * slope).to(y_pred.dtype)
+        factor = factor / divisor
+    result = factor * grad_output * slope
+    # The incoming gradient of a masked element may be infinite.
+    result = result if weight is None else torch.where(weight != 0, result, 0)
+    return result.to(y_pred.dtype)
 
 
 def beta_tensor(beta: Beta | torch.Tensor, error: torch.Tensor) -> torch.Tensor:

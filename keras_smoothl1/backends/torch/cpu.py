@@ -30,9 +30,10 @@ def supports(
     Each weight must apply to one contiguous run of elements. With several betas, this
     run must span at least the whole last axis.
     """
+    divisors = divisor if isinstance(divisor, torch.Tensor) else None
     return (
         isinstance(beta, float | tuple)
-        and internals.common_device(y_pred, y_true, weight) == "cpu"
+        and internals.common_device(y_pred, y_true, weight, divisors) == "cpu"
         and y_pred.dtype is y_true.dtype
         and y_pred.dtype in (torch.float32, torch.float64)
         and (weight is None or _has_rows(weight, y_pred, beta))
@@ -41,12 +42,12 @@ def supports(
 
 
 def _has_rows(weight: torch.Tensor, y_pred: torch.Tensor, beta: Beta) -> bool:
-    weight_shape, shape = tuple(weight.shape), tuple(y_pred.shape)
-    rank = len(weight_shape)
-    while rank and weight_shape[rank - 1] == 1:
-        rank -= 1
-    whole_sets = isinstance(beta, float) or rank < len(weight_shape)
-    return whole_sets and weight_shape[:rank] == shape[:rank]
+    own_axes = [axis for axis, size in enumerate(weight.shape) if size > 1]
+    end = own_axes[-1] + 1 if own_axes else 0
+    # With several betas, the elements of the last axis must share a weight.
+    return (isinstance(beta, float) or end < weight.dim()) and weight.shape[
+        :end
+    ] == y_pred.shape[:end]
 
 
 def weighted_losses(
@@ -60,7 +61,7 @@ def weighted_losses(
     arguments = y_true, weight, beta, None if divisor is None else float(divisor)
     if torch.is_grad_enabled() and y_pred.requires_grad:
         return _Weighted.apply(y_pred, arguments)
-    return _losses_and_gradient(False, y_pred, *arguments)[0]
+    return _losses_and_gradient(y_pred, *arguments)[0]
 
 
 class _Weighted(torch.autograd.Function):
@@ -71,84 +72,111 @@ class _Weighted(torch.autograd.Function):
     ) -> torch.Tensor:
         y_true, weight, *ctx.numbers = arguments
         ctx.save_for_backward(y_pred, y_true, weight)
-        ctx.is_weighted = weight is not None and weight.dtype is not torch.bool
-        result, ctx.gradient = _losses_and_gradient(True, y_pred, *arguments)
+        inverse = 1.0 if ctx.numbers[1] is None else 1 / ctx.numbers[1]
+        # A large gradient is divided in the same pass, and a small one in the backward
+        # pass, where it is multiplied by the incoming gradient anyway.
+        divides = y_pred.numel() > BLOCK_SIZE and _is_exact(inverse, y_pred, 2.0)
+        ctx.scale, ctx.factor = (inverse, 1.0) if divides else (1.0, inverse)
+        # The largest incoming gradient for which `_is_exact`. For a mask, it is finite,
+        # because the gradient of a masked element must be 0.
+        if divides or (weight is not None and weight.dtype is not torch.bool):
+            ctx.limit = 2.0
+        else:
+            ctx.limit = math.inf if weight is None else torch.finfo(y_pred.dtype).max
+        result, ctx.gradient = _losses_and_gradient(y_pred, *arguments, scale=ctx.scale)
         return result
 
     @staticmethod
-    def backward(
-        ctx: Any, grad_output: torch.Tensor
-    ) -> tuple[torch.Tensor | None, None]:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
         # The reference to the gradient is dropped, because autograd reuses a buffer
-        # without a copy only if nothing else refers to it. A second backward pass, or
-        # one that is differentiated, computes the gradient again.
+        # without a copy only if nothing else refers to it. A second backward pass
+        # computes the gradient again.
         gradient, ctx.gradient = ctx.gradient, None
         beta, divisor = ctx.numbers
-        is_first = (
-            gradient is not None
-            and not torch.is_grad_enabled()
+
+        def recomputed(scale: float) -> torch.Tensor:
+            inputs = *ctx.saved_tensors, beta, divisor
+            return _losses_and_gradient(*inputs, scale=scale, needs_losses=False)[1]
+
+        if (
+            not torch.is_grad_enabled()
             and internals.no_mode_is_active()
             and internals.plain_device(grad_output) == "cpu"
-        )
-        # A gradient that has become subnormal would be multiplied inexactly by a number
-        # greater than 1.
-        if is_first and divisor is not None:
-            number = float(grad_output)
-            if abs(number) <= 1:
-                return gradient if number == 1 else gradient.mul_(number), None
-            if math.isfinite(number):
-                arguments = *ctx.saved_tensors, beta, divisor / number
-                return _losses_and_gradient(True, *arguments)[1], None
-        elif is_first and (not ctx.is_weighted or _is_at_most_one(grad_output)):
-            return gradient.mul_(grad_output), None
-        arguments = *ctx.saved_tensors, beta, divisor
-        return autograd.gradient(grad_output, *arguments), None
+        ):
+            if gradient is None:
+                gradient = recomputed(ctx.scale)
+            if divisor is None:
+                smallest, largest = (
+                    (0, 0) if ctx.limit == math.inf else torch.aminmax(grad_output)
+                )
+                if -ctx.limit <= float(smallest) and float(largest) <= ctx.limit:
+                    return gradient.mul_(grad_output), None
+            else:
+                number = float(grad_output)
+                if number * ctx.factor == 1:
+                    return gradient, None
+                if _is_exact(number * ctx.factor, gradient, ctx.limit):
+                    return gradient.mul_(number * ctx.factor), None
+                if _is_exact(number / divisor, gradient, 2.0):
+                    del gradient
+                    return recomputed(number / divisor), None
+        inputs = *ctx.saved_tensors, beta, divisor
+        return autograd.gradient(grad_output, *inputs), None
 
 
-def _is_at_most_one(x: torch.Tensor) -> bool:
-    smallest, largest = torch.aminmax(x)
-    return float(smallest) >= -1 and float(largest) <= 1
+def _is_exact(factor: float, gradient: torch.Tensor, limit: float) -> bool:
+    """Whether a gradient may be multiplied by a factor.
+
+    The limit is 2 for a product of several numbers: if it has become subnormal, a
+    larger factor would make its rounding error a large one.
+    """
+    return torch.finfo(gradient.dtype).tiny <= abs(factor) <= limit
 
 
 def _losses_and_gradient(
-    needs_grad: bool,
     y_pred: torch.Tensor,
     y_true: torch.Tensor,
     weight: torch.Tensor | None,
     beta: Beta,
     divisor: float | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Returns the losses, or their sum / divisor, and the gradient if it is needed."""
+    *,
+    scale: float | None = None,
+    needs_losses: bool = True,
+) -> tuple[Any, Any]:
+    """Returns the losses, or their sum / divisor, and the gradient times scale.
+
+    Without a scale, the gradient is not needed.
+    """
     y_pred = y_pred.detach()
+    settings = scale, needs_losses
     if isinstance(beta, float) and y_pred.numel() <= BLOCK_SIZE:
-        losses, slopes = _losses_and_slopes(y_pred, y_true, weight, beta)
-        result = losses if divisor is None else losses.sum().div_(divisor)
-        return result, _to_gradient(slopes, weight, divisor) if needs_grad else None
+        losses, gradient = _process(y_pred, y_true, weight, beta, *settings)
+        return losses if divisor is None else losses.sum().div_(divisor), gradient
 
     y_pred, y_true = y_pred.contiguous(), y_true.contiguous()
     all_losses = torch.empty_like(y_pred) if divisor is None else None
-    gradient = torch.empty_like(y_pred) if needs_grad else None
+    gradient = None if scale is None else torch.empty_like(y_pred)
     width, weight, betas = _rows(y_pred, weight, beta)
-    step = max(1, BLOCK_SIZE // width)
-    tensors = [
+    rows = [
         x if x is None else x.view(-1, width)
         for x in (y_pred, y_true, all_losses, gradient)
     ]
+    step = max(1, BLOCK_SIZE // width)
     total = 0.0
     for start in range(0, y_pred.numel() // width, step):
-        pred_block, true_block, *out, weight_block = (
-            x if x is None else x[start : start + step] for x in (*tensors, weight)
+        pred_block, true_block, losses_block, gradient_block, weight_block = (
+            x if x is None else x[start : start + step] for x in (*rows, weight)
         )
-        losses, slopes = _losses_and_slopes(
-            pred_block, true_block, weight_block, betas, *out
+        losses, _ = _process(
+            *(pred_block, true_block, weight_block, betas, *settings),
+            losses_block,
+            gradient_block,
         )
-        if divisor is not None:
+        if divisor is not None and needs_losses:
             total += float(losses.sum())
-        if needs_grad:
-            _to_gradient(slopes, weight_block, divisor)
-    if divisor is not None:
-        return y_pred.new_tensor(total / divisor), gradient
-    return all_losses, gradient
+    if divisor is None:
+        return all_losses, gradient
+    return y_pred.new_tensor(total / divisor), gradient
 
 
 def _rows(
@@ -182,40 +210,33 @@ def _broadcast_to_short_rows(
     return weight.expand(shape)
 
 
-def _losses_and_slopes(
+def _process(
     y_pred: torch.Tensor,
     y_true: torch.Tensor,
     weight: torch.Tensor | None,
     beta: Any,
+    scale: float | None,
+    needs_losses: bool,
     losses: torch.Tensor | None = None,
-    slopes: torch.Tensor | None = None,
+    gradient: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the weighted losses, and the slopes, in the given tensors or new ones."""
+    """Returns the weighted losses and gradient, in the given tensors or new ones."""
     losses = torch.sub(y_pred, y_true, out=losses)
     if weight is not None:
         losses.masked_fill_(weight == 0, 0)
-    slopes = torch.clamp(losses, -beta, beta, out=slopes)
-    losses.sub_(slopes, alpha=0.5)  # d - c / 2
+        # A boolean weight is a mask, and masked elements are 0 already.
+        weight = None if weight.dtype is torch.bool else weight
+    slopes = torch.clamp(losses, -beta, beta, out=gradient)
+    if needs_losses:
+        losses.sub_(slopes, alpha=0.5)  # d - c / 2
     slopes.div_(beta)
-    losses.mul_(slopes)
-    if weight is not None and weight.dtype is not torch.bool:
-        losses.mul_(weight)
+    if needs_losses:
+        losses.mul_(slopes)
+        if weight is not None:
+            losses.mul_(weight)
+    if scale is not None:
+        if weight is not None:
+            slopes.mul_(weight)
+        if scale != 1:
+            slopes.mul_(scale)
     return losses, slopes
-
-
-def _to_gradient(
-    slopes: torch.Tensor, weight: torch.Tensor | None, divisor: float | None
-) -> torch.Tensor:
-    """Multiplies slopes by weight / divisor in place.
-
-    Slopes are at most 1. They are divided by a small divisor first, and by a large one
-    last, so that no product is out of range if the result is not.
-    """
-    divisor = 1.0 if divisor is None else divisor
-    divides_first = abs(divisor) < 1
-    if divides_first:
-        slopes.mul_(1 / divisor)
-    # A boolean weight is a mask, and masked slopes are 0 already.
-    if weight is not None and weight.dtype is not torch.bool:
-        slopes.mul_(weight)
-    return slopes if divides_first or divisor == 1 else slopes.div_(divisor)

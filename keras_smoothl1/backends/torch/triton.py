@@ -6,9 +6,8 @@ intermediate results stay in registers. float16 and bfloat16 are upcast when the
 read. The host never waits for the GPU. The results must match the reference in
 `Backend`, which is used for all inputs that `supports` rejects.
 
-All tensors are flat, in the memory order of y_pred. A weight or beta that is shared by
-elements is read through a pattern (run, period): the entry of an element is
-`index // run % period`.
+All tensors are flat, in the memory order of y_pred. Weights and betas that elements
+share are read through a `Pattern`.
 """
 
 import functools
@@ -28,6 +27,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TILE_SIZE = 2048  # elements per program
 THREADS = 256  # per program
+SMALL = 16  # the largest number that is compiled into the kernel
 OPTIONS = {
     "num_warps": THREADS // (64 if torch.version.hip else 32),
     # Each operation is rounded separately, as in the reference.
@@ -39,10 +39,16 @@ DTYPES = (*HALF_DTYPES, torch.float32, torch.float64)
 
 
 class Pattern(NamedTuple):
-    """How the entries of a tensor are shared by the elements of a flat one."""
+    """How the elements of a flat tensor share the entries of another one.
 
-    run: int | None  # consecutive elements with the same entry; None if they fill tiles
-    period: int | None  # entries before they repeat; None if they do not repeat
+    The entry of an element is `index // run % period`. Small numbers are compiled into
+    the kernel: the period is then None if there is only one. Otherwise both are None,
+    and are arguments of the kernel, so that it is not compiled anew for each size.
+    """
+
+    run: int | None
+    period: int | None
+    has_long_runs: bool  # at least as long as a tile, which has one or two entries
 
 
 class Settings(NamedTuple):
@@ -55,14 +61,20 @@ class Settings(NamedTuple):
     betas: Pattern
     grad_by_element: bool  # whether grad_output has an entry per element, or only one
     is_sum: bool
-    divides_sum: bool  # only a complete sum: the quotient of a part could be subnormal
+    divides_sum: bool  # if it is complete: the quotient of a part could be subnormal
     skips_grad_of_one: bool  # because the gradient was computed in the forward pass
 
 
 # --- The kernel
 
+# A kernel that is compiled for one of their values works for all.
+NUMBERS = [
+    *("divisor", "size"),
+    *("weight_run", "weight_period", "betas_run", "betas_period"),
+]
 
-@triton.jit(do_not_specialize=["divisor", "size", "weight_run", "betas_run"])
+
+@triton.jit(do_not_specialize=NUMBERS)
 def _kernel(
     y_true,
     y_pred,
@@ -76,17 +88,20 @@ def _kernel(
     divisor: tl.int64,
     size: tl.int64,
     weight_run: tl.int64,
+    weight_period: tl.int64,
     betas_run: tl.int64,
+    betas_period: tl.int64,
     settings: tl.constexpr,
 ):
     """Computes one tile per program.
 
     Writes the losses, or the sum of the tile, to `output`, and the gradient to
-    `gradient`. Either may be None. Tensors of betas or with a divisor replace the
-    numbers. The runs are those that do not fit into a pattern.
+    `gradient`. Either may be None. `betas` and `divisors` are tensors that replace the
+    numbers `beta` and `divisor`.
     """
     tensors = (y_true, y_pred, weight, betas, divisors, grad_output, output, gradient)
-    numbers = (beta, divisor, size, weight_run, betas_run)
+    shared = (weight_run, weight_period, betas_run, betas_period)
+    numbers = (beta, divisor, size, shared)
     start = tl.program_id(0).to(settings.index_dtype) * settings.tile_size
     is_needed = True
     if settings.skips_grad_of_one:
@@ -102,7 +117,8 @@ def _kernel(
 @triton.jit
 def _tile(tensors, numbers, start, is_partial: tl.constexpr, settings: tl.constexpr):
     y_true, y_pred, weight, betas, divisors, grad_output, output, gradient = tensors
-    beta, divisor, size, weight_run, betas_run = numbers
+    beta, divisor, size, shared = numbers
+    weight_run, weight_period, betas_run, betas_period = shared
     dtype: tl.constexpr = settings.dtype
     index = start + tl.arange(0, settings.tile_size)
     mask = None
@@ -114,14 +130,16 @@ def _tile(tensors, numbers, start, is_partial: tl.constexpr, settings: tl.conste
     error = _load(y_pred, index, mask).to(dtype) - _load(y_true, index, mask).to(dtype)
     factor = None
     if weight is not None:
-        w = _load_shared(weight, index, mask, bounds, weight_run, settings.weight)
+        entries = (weight_run, weight_period)
+        w = _load_shared(weight, index, mask, bounds, entries, settings.weight)
         error = tl.where(w != 0, error, 0)
         # A boolean weight is a mask, and masked errors are 0 already.
         if w.dtype != tl.int1:
             factor = w.to(dtype)
     bound = tl.full((1,), beta, dtype)
     if betas is not None:
-        bound = _load_shared(betas, index, mask, bounds, betas_run, settings.betas)
+        entries = (betas_run, betas_period)
+        bound = _load_shared(betas, index, mask, bounds, entries, settings.betas)
         bound = bound.to(dtype)
     # Clips by comparisons, which preserve NaN.
     clipped = tl.where(error > bound, bound, tl.where(error < -bound, -bound, error))
@@ -152,32 +170,36 @@ def _tile(tensors, numbers, start, is_partial: tl.constexpr, settings: tl.conste
         if factor is None:
             result = slope * _divide_no_nan(scale, divided_by, dtype)
         else:
-            # In float64, no product of float32 numbers is out of range.
-            inverse = _divide_no_nan(1.0, divided_by, dtype)
-            result = slope.to(tl.float64) * factor.to(tl.float64)
-            result = result * scale.to(tl.float64) * inverse.to(tl.float64)
+            # In float64, no product of float32 numbers is out of range. In any dtype, a
+            # weight is at most as large as the sum of weights by which it is divided.
+            inverse = _divide_no_nan(1.0, divided_by.to(tl.float64), tl.float64)
+            result = factor.to(tl.float64) * inverse
+            result = result * scale.to(tl.float64) * slope.to(tl.float64)
+        if weight is not None:
+            # The incoming gradient of a masked element may be infinite.
+            result = tl.where(w != 0, result, 0)
         tl.store(gradient + index, result.to(dtype), mask)
 
 
 @triton.jit
-def _load_shared(x, index, mask, bounds, run, pattern: tl.constexpr):
+def _load_shared(x, index, mask, bounds, numbers, pattern: tl.constexpr):
     """Loads the entries of x that belong to the elements of a tile."""
     start, end = bounds
-    period: tl.constexpr = pattern.period
-    if pattern.run is None:
-        # A run of at least the size of a tile: the tile has one or two entries.
+    run, period = numbers
+    if pattern.has_long_runs:
         run = run.to(start.dtype)
         first = start // run
-        last = (end - 1) // run
         is_first = index < (first + 1) * run
-        if period is not None:
-            first = first % period
-            last = last % period
-        result = tl.where(is_first, tl.load(x + first), tl.load(x + last))
+        last = (end - 1) // run % period
+        result = tl.where(is_first, tl.load(x + first % period), tl.load(x + last))
     else:
-        entry = index // pattern.run
-        if period is not None:
-            entry = entry % period
+        entry = index
+        if pattern.run is None:
+            entry = index // run.to(start.dtype) % period.to(start.dtype)
+        else:
+            entry = index // pattern.run
+            if pattern.period is not None:
+                entry = entry % pattern.period
         result = _load(x, entry, mask)
     return result
 
@@ -227,8 +249,8 @@ def _run(
     divisors, number = (
         (divisor, 1) if isinstance(divisor, torch.Tensor) else (None, divisor or 1)
     )
-    weight, weight_run, weight_pattern = _shared(weight, shape)
-    betas, betas_run, betas_pattern = _shared(betas, shape)
+    weight, weight_numbers, weight_pattern = _shared(weight, shape)
+    betas, betas_numbers, betas_pattern = _shared(betas, shape)
     # The incoming gradient of a sum, or of losses that are summed, is one number.
     grad_by_element = grad_output is not None and any(grad_output.stride())
     if grad_output is not None and grad_by_element:
@@ -254,7 +276,8 @@ def _run(
         divides_sum=programs == 1,
         skips_grad_of_one=gradient_of_one is not None,
     )
-    _launch(programs, tensors, (beta, number, size, weight_run, betas_run), settings)
+    numbers = beta, number, size, *weight_numbers, *betas_numbers
+    _launch(programs, tensors, numbers, settings)
     if output is None or divisor is None:
         return output, gradient
     if programs == 1:
@@ -288,31 +311,35 @@ def _launch(
 
 def _shared(
     x: torch.Tensor | None, shape: torch.Size
-) -> tuple[torch.Tensor | None, int, Pattern]:
+) -> tuple[torch.Tensor | None, tuple[int, int], Pattern]:
     """Returns the entries of a tensor that is broadcast to shape, and their pattern."""
+    per_element = (1, 1), Pattern(1, None, has_long_runs=False)
     if x is None:
-        return None, 1, Pattern(1, None)
-    if x.numel() == 1:
-        return x, math.prod(shape), Pattern(None, None)
-    pattern = _pattern(tuple(x.shape), tuple(shape))
-    if pattern is None:
-        return x.expand(shape).contiguous(), 1, Pattern(1, None)
-    run, period = pattern
-    fits_tiles = run >= TILE_SIZE
-    return x.contiguous(), run, Pattern(None if fits_tiles else run, period)
+        return None, *per_element
+    numbers = _run_and_period(tuple(x.shape), tuple(shape))
+    if numbers is None:
+        return x.expand(shape).contiguous(), *per_element
+    run, period = numbers
+    repeats = run * period < math.prod(shape)
+    if run <= SMALL and (period <= SMALL or not repeats):
+        pattern = Pattern(run, period if repeats else None, has_long_runs=False)
+    else:
+        pattern = Pattern(None, None, has_long_runs=run >= TILE_SIZE)
+    return x.contiguous(), numbers, pattern
 
 
 @functools.lru_cache(maxsize=512)
-def _pattern(
+def _run_and_period(
     own_shape: tuple[int, ...], shape: tuple[int, ...]
-) -> tuple[int, int | None] | None:
+) -> tuple[int, int] | None:
     """Returns run and period, or None if own axes and shared axes alternate."""
     own_axes = [axis for axis, size in enumerate(own_shape) if size > 1]
+    if not own_axes:
+        return math.prod(shape), 1
     first, end = own_axes[0], own_axes[-1] + 1
     if own_shape[first:end] != shape[first:end]:
         return None
-    repeats = math.prod(shape[:first]) > 1
-    return math.prod(shape[end:]), math.prod(own_shape) if repeats else None
+    return math.prod(shape[end:]), math.prod(own_shape)
 
 
 @functools.cache
@@ -406,9 +433,10 @@ class _Weighted(torch.autograd.Function):
     def forward(
         ctx: Any, y_pred: torch.Tensor, arguments: tuple[Any, ...]
     ) -> torch.Tensor:
-        y_true, weight, *ctx.numbers = arguments
-        tensors = (x if isinstance(x, torch.Tensor) else None for x in ctx.numbers)
-        ctx.save_for_backward(y_pred, y_true, weight, *tensors)
+        # Tensors are saved, and numbers stored: a stored tensor would not be freed.
+        ctx.numbers = [None if isinstance(x, torch.Tensor) else x for x in arguments]
+        tensors = (x if isinstance(x, torch.Tensor) else None for x in arguments)
+        ctx.save_for_backward(y_pred, *tensors)
         # A sum over all elements is often the final loss, whose incoming gradient is 1.
         # So its gradient is computed in the same launch.
         output, ctx.gradient = _run(
@@ -425,8 +453,8 @@ class _Weighted(torch.autograd.Function):
         # without a copy only if nothing else refers to it. A second backward pass
         # computes the gradient again.
         gradient, ctx.gradient = ctx.gradient, None
-        y_pred, y_true, weight, *tensors = ctx.saved_tensors
-        beta, divisor = (
+        y_pred, *tensors = ctx.saved_tensors
+        y_true, weight, beta, divisor = (
             number if tensor is None else tensor
             for number, tensor in zip(ctx.numbers, tensors, strict=True)
         )
