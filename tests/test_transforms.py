@@ -183,6 +183,14 @@ def eager(function):
     return function
 
 
+def by_jacobian(jacobian):
+    def way(loss, inputs):
+        jacobians = jacobian(lambda x: loss(*x))(inputs)
+        return loss(*inputs), sum_jacobian(jacobians, inputs)
+
+    return way
+
+
 if BACKEND == "jax":
     import jax
 
@@ -191,13 +199,6 @@ if BACKEND == "jax":
     def reverse(function):
         def way(loss, inputs):
             return jax.value_and_grad(functools.partial(function, loss))(inputs)
-
-        return way
-
-    def by_jacobian(jacobian):
-        def way(loss, inputs):
-            jacobians = jacobian(lambda x: loss(*x))(inputs)
-            return loss(*inputs), sum_jacobian(jacobians, inputs)
 
         return way
 
@@ -250,13 +251,6 @@ elif BACKEND == "torch":
             inputs = tuple(x.detach().requires_grad_() for x in inputs)
             value = function(loss, inputs)
             return value, torch.autograd.grad(value, inputs)
-
-        return way
-
-    def by_jacobian(jacobian):
-        def way(loss, inputs):
-            jacobians = jacobian(lambda x: loss(*x))(inputs)
-            return loss(*inputs), sum_jacobian(jacobians, inputs)
 
         return way
 

@@ -39,8 +39,8 @@ if _triton_is_installed() and (
 ):
     from keras_smoothl1.backends.torch import triton as gpu
 
-# If the kernel for GPUs is interpreted, it is tested, so no other takes precedence.
-KERNELS: Any = (gpu, cpu) if gpu and gpu.INTERPRETED else (aten, cpu, gpu)
+# An interpreted kernel is under test: it comes first, and `aten` is left out.
+KERNELS: Any = (gpu, cpu) if gpu and gpu.INTERPRETED else (aten, gpu, cpu)
 KERNELS = [kernel for kernel in KERNELS if kernel]
 
 

@@ -45,9 +45,8 @@ def _has_rows(weight: torch.Tensor, y_pred: torch.Tensor, beta: Beta) -> bool:
     own_axes = [axis for axis, size in enumerate(weight.shape) if size > 1]
     end = own_axes[-1] + 1 if own_axes else 0
     # With several betas, the elements of the last axis must share a weight.
-    return (isinstance(beta, float) or end < weight.dim()) and weight.shape[
-        :end
-    ] == y_pred.shape[:end]
+    is_row = isinstance(beta, float) or end < weight.dim()
+    return is_row and weight.shape[:end] == y_pred.shape[:end]
 
 
 def weighted_losses(
