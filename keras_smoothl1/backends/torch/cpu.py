@@ -156,17 +156,18 @@ def _losses_and_gradient(
     all_losses = torch.empty_like(y_pred) if divisor is None else None
     gradient = None if scale is None else torch.empty_like(y_pred)
     width, weight, betas = _rows(y_pred, weight, beta)
-    rows: Any = [
+    rows: list[Any] = [
         x if x is None else x.view(-1, width)
         for x in (y_pred, y_true, all_losses, gradient)
     ]
+    rows.append(weight)
     step = max(1, BLOCK_SIZE // width)
     # For what is not returned. Allocating it for each block takes a fifth of the time.
     scratch = y_pred.new_empty(2, min(step, y_pred.numel() // width), width)
     total = 0.0
     for start in range(0, y_pred.numel() // width, step):
         pred_block, true_block, *out, weight_block = (
-            x if x is None else x[start : start + step] for x in (*rows, weight)
+            x if x is None else x[start : start + step] for x in rows
         )
         losses_block, gradient_block = (
             scratch[index, : len(pred_block)] if x is None else x
