@@ -166,9 +166,8 @@ def _losses_and_gradient(
     scratch = y_pred.new_empty(2, min(step, y_pred.numel() // width), width)
     total = 0.0
     for start in range(0, y_pred.numel() // width, step):
-        pred_block, true_block, *out, weight_block = (
-            x if x is None else x[start : start + step] for x in rows
-        )
+        blocks: list[Any] = [x if x is None else x[start : start + step] for x in rows]
+        pred_block, true_block, *out, weight_block = blocks
         losses_block, gradient_block = (
             scratch[index, : len(pred_block)] if x is None else x
             for index, x in enumerate(out)
